@@ -1,0 +1,1 @@
+"""Talks to Hither: connects, stays connected, loses nothing, sees nothing twice."""

@@ -1,0 +1,1 @@
+"""Who owns what, and how to call them. Imports the generated contracts only."""

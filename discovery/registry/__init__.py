@@ -1,0 +1,1 @@
+"""Which instances there are: the Registry port and its adapters."""

@@ -1,0 +1,1 @@
+"""Both ends of a call: server lifecycle, deadlines, identity, validation, errors, telemetry."""

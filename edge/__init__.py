@@ -1,0 +1,1 @@
+"""The client's side: WebSocket and HTTP in, the mesh behind."""

@@ -1,0 +1,1 @@
+"""The services, the engines they stand on, and the program that wires them."""

@@ -1,0 +1,1 @@
+"""Where people are who want their friends to know."""

@@ -1,0 +1,1 @@
+"""Messages: from accepted to delivered and seen."""

@@ -1,0 +1,1 @@
+"""The engines that several services share, as promises."""

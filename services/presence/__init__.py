@@ -1,0 +1,1 @@
+"""Who is there, told to their friends."""

@@ -1,0 +1,1 @@
+"""Wakes up devices that are not connected."""

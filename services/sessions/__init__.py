@@ -1,0 +1,1 @@
+"""What lives on a lease: the connection of a device; and its cursor."""

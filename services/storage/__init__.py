@@ -1,0 +1,1 @@
+"""Engines. The only rooms that import a driver; they decide nothing."""

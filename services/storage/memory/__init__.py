@@ -1,0 +1,1 @@
+"""Engines in the memory of the process."""

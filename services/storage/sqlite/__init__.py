@@ -1,0 +1,1 @@
+"""Engines on SQLite in WAL mode."""

@@ -1,0 +1,1 @@
+"""User stories during which processes die."""

@@ -1,0 +1,1 @@
+"""Clock, factories and runners for tests."""

@@ -1,0 +1,21 @@
+"""A clock that tests own."""
+
+
+class ManualClock:
+    """Stands still until told; wall and monotonic time move together."""
+
+    def __init__(self, now_ms: int = 1_790_000_000_000) -> None:
+        self._start_ms = now_ms
+        self._elapsed_s = 0.0
+
+    def now_ms(self) -> int:
+        """See discovery.clock.Clock."""
+        return self._start_ms + round(self._elapsed_s * 1000)
+
+    def monotonic_s(self) -> float:
+        """See discovery.clock.Clock."""
+        return self._elapsed_s
+
+    def advance(self, seconds: float) -> None:
+        """Moves time forward."""
+        self._elapsed_s += seconds
