@@ -1,0 +1,93 @@
+"""The tables of the directory. The migrations make them; a test proves that the two agree."""
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+# Ids compare by code point everywhere: SQLite does so by itself, PostgreSQL only under this collation.
+ID = String(128).with_variant(String(128, collation="C"), "postgresql")
+
+METADATA = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+USERS = Table(
+    "users",
+    METADATA,
+    Column("user_id", ID, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("password_hash", Text, nullable=False),
+    Column("create_time_ms", BigInteger, nullable=False),
+)
+
+# One row for each side of a pair; strangers have none.
+FRIENDSHIPS = Table(
+    "friendships",
+    METADATA,
+    Column("user_id", ID, ForeignKey("users.user_id"), primary_key=True),
+    Column("friend_id", ID, ForeignKey("users.user_id"), primary_key=True),
+    Column("side", SmallInteger, nullable=False),
+    Column("update_time_ms", BigInteger, nullable=False),
+)
+
+CONVERSATIONS = Table(
+    "conversations",
+    METADATA,
+    Column("conversation_id", ID, primary_key=True),
+    Column("kind", SmallInteger, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("create_time_ms", BigInteger, nullable=False),
+)
+
+# conversation_time_ms repeats the conversation's create_time_ms, which never changes, so that a user's newest
+# conversations are one range of one index.
+MEMBERS = Table(
+    "members",
+    METADATA,
+    Column("conversation_id", ID, ForeignKey("conversations.conversation_id"), primary_key=True),
+    Column("user_id", ID, ForeignKey("users.user_id"), primary_key=True),
+    Column("role", SmallInteger, nullable=False),
+    Column("join_time_ms", BigInteger, nullable=False),
+    Column("conversation_time_ms", BigInteger, nullable=False),
+    Index(None, "user_id", "conversation_time_ms", "conversation_id"),
+)
+
+SESSIONS = Table(
+    "sessions",
+    METADATA,
+    Column("session_id", ID, primary_key=True),
+    Column("user_id", ID, ForeignKey("users.user_id"), nullable=False),
+    Column("device_id", ID, nullable=False),
+    Column("token_hash", LargeBinary, nullable=False),
+    Column("refresh_time_ms", BigInteger, nullable=False),
+    Column("expire_time_ms", BigInteger, nullable=False),
+    UniqueConstraint("user_id", "device_id"),
+    Index(None, "expire_time_ms"),
+)
+
+ANSWERS = Table(
+    "answers",
+    METADATA,
+    Column("caller_id", ID, primary_key=True),
+    Column("method", ID, primary_key=True),
+    Column("request_id", ID, primary_key=True),
+    Column("request_digest", LargeBinary, nullable=False),
+    Column("response", LargeBinary, nullable=False),
+    Column("create_time_ms", BigInteger, nullable=False),
+    Index(None, "create_time_ms"),
+)
