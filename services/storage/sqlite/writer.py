@@ -1,0 +1,283 @@
+"""Group commit: one thread writes a database file, and what gathers while it commits is its next transaction.
+
+There is no timer: an idle writer commits the first operation at once, a busy one commits many together and pays for
+one fsync. Callers wait on the event loop and are answered after the commit, one wake-up of the loop for all of them.
+Decides nothing about rows: an Applier does.
+"""
+
+import asyncio
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from copy import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+import structlog
+from prometheus_client import Histogram
+
+from discovery.errors import HitherError, Internal, Unavailable
+from services.storage.sqlite.database import Schema, engine_down, is_engine_trouble, open_writer, outcome_unknown
+from services.storage.sqlite.room import Room
+
+_CAPACITY_BYTES = 32 * 1024 * 1024
+_OP_OVERHEAD_BYTES = 1024
+_COMMITS_BETWEEN_CHECKPOINTS = 256
+
+_log = structlog.get_logger(__name__)
+_commit_s = Histogram(
+    "hither_sqlite_commit_seconds",
+    "Time of one transaction, its fsync included",
+    ["database"],
+    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0),
+)
+_commit_ops = Histogram(
+    "hither_sqlite_commit_operations",
+    "Operations that shared one transaction",
+    ["database"],
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 1024),
+)
+
+Op = TypeVar("Op")
+Applied = TypeVar("Applied", contravariant=True)
+
+
+class Applier(Protocol[Applied]):
+    """What a writer's operations do. An operation carries its result; `apply` sets it."""
+
+    def apply(self, connection: sqlite3.Connection, ops: Sequence[Applied]) -> None:
+        """Carries out the operations in this order inside the open transaction. Called in the writer's thread.
+
+        If it raises anything, all of it is undone and each operation is applied again alone.
+        """
+
+    def forget(self) -> None:
+        """Something that was applied has been undone: what was remembered of the tables is void. In the writer's thread."""
+
+    def committed(self, ops: Sequence[Applied]) -> None:
+        """These are durable; called in the event loop, in the order of the commits, before their callers go on."""
+
+    def ended(self, error: HitherError) -> None:
+        """No commit will follow. Called in the event loop, once."""
+
+
+@dataclass(slots=True)
+class _Entry(Generic[Op]):
+    op: Op
+    weight: int
+    done: asyncio.Future[None]
+    error: HitherError | None = None
+
+
+class Writer(Generic[Op]):
+    """The one writer of a file. Belongs to the event loop that opened it.
+
+    Operations that wait weigh at most `capacity_bytes` together; beyond that `write` waits for room, and raises
+    Unavailable (ENGINE_DOWN) after 5 s without any. If the thread dies, every caller, present and later, gets Unavailable.
+    """
+
+    def __init__(
+        self, path: Path, schema: Schema, applier: Applier[Op], *, capacity_bytes: int = _CAPACITY_BYTES
+    ) -> None:
+        self._path = path
+        self._schema = schema
+        self._applier = applier
+        self._room = Room(capacity_bytes)
+        self._loop = asyncio.get_running_loop()
+        self._outstanding: deque[_Entry[Op]] = deque()
+        self._refusal: HitherError | None = None
+        self._opened: asyncio.Future[None] = self._loop.create_future()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._wakeup = threading.Condition()
+        self._pending: list[_Entry[Op]] = []
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name=f"writer-{path.name}", daemon=True)
+        self._commit_s = _commit_s.labels(path.name)
+        self._commit_ops = _commit_ops.labels(path.name)
+
+    @property
+    def refusal(self) -> HitherError | None:
+        """Why nothing is written any more; None while the writer works."""
+        return self._refusal
+
+    async def open(self) -> None:
+        """Opens the file. Raises SchemaTooNew, or Unavailable if the engine cannot. Called once, first."""
+        self._thread.start()
+        await asyncio.shield(self._opened)
+
+    async def write(self, op: Op, payload_bytes: int) -> None:
+        """Returns when the operation is durable. `payload_bytes` is about what it holds in memory.
+
+        Raises what the applier raised for it, or Unavailable: ENGINE_DOWN if nothing was done, OUTCOME_UNKNOWN if
+        that cannot be told. A caller that is cancelled while it waits for the commit does not undo the operation.
+        """
+        weight = payload_bytes + _OP_OVERHEAD_BYTES
+        if self._refusal is not None:
+            raise copy(self._refusal)  # a raised error holds on to its frames: one of its own for each caller
+        if not self._room.try_enter(weight):
+            await self._room.enter(weight)
+            if self._refusal is not None:
+                self._room.leave(weight)
+                raise copy(self._refusal)
+        entry = _Entry(op, weight, self._loop.create_future())
+        self._outstanding.append(entry)
+        with self._wakeup:
+            self._pending.append(entry)
+            self._wakeup.notify()
+        await entry.done
+
+    async def close(self) -> None:
+        """Finishes what was begun, then closes the file. May be called twice."""
+        self._refuse(Unavailable("The database is closed.", reason="ENGINE_DOWN"))
+        with self._wakeup:
+            self._closing = True
+            self._wakeup.notify()
+        if self._thread.ident is not None:
+            await asyncio.shield(self._ended)
+            self._thread.join()
+
+    def _refuse(self, error: HitherError) -> None:
+        if self._refusal is None:
+            self._refusal = error
+            self._room.refuse_waiting(error)
+
+    # In the writer's thread.
+
+    def _run(self) -> None:
+        cause: BaseException | None = None
+        try:
+            with closing(open_writer(self._path, self._schema)) as connection:
+                self._post_opened(None)
+                self._write_until_closed(connection)
+        except BaseException as error:  # noqa: BLE001 - a thread has nobody else to tell
+            cause = error
+        self._post_opened(cause)
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            self._loop.call_soon_threadsafe(self._end, cause)
+
+    def _write_until_closed(self, connection: sqlite3.Connection) -> None:
+        commits = 0
+        while batch := self._gather():
+            with self._commit_s.time():
+                self._commit(connection, batch)
+            self._commit_ops.observe(len(batch))
+            try:
+                self._loop.call_soon_threadsafe(self._settle, batch)
+            except RuntimeError:  # the loop is closed: nobody waits
+                return
+            commits += 1
+            if commits % _COMMITS_BETWEEN_CHECKPOINTS == 0:
+                self._checkpoint(connection)
+
+    def _gather(self) -> list[_Entry[Op]]:
+        with self._wakeup:
+            while not self._pending and not self._closing:
+                self._wakeup.wait()
+            batch, self._pending = self._pending, []
+        return batch
+
+    def _commit(self, connection: sqlite3.Connection, batch: list[_Entry[Op]]) -> None:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                self._applier.apply(connection, [entry.op for entry in batch])
+            except Exception as error:
+                self._roll_back(connection)
+                if is_engine_trouble(error):
+                    raise
+                self._redo_one_by_one(connection, batch)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the callers of this batch are told
+            self._roll_back(connection)
+            self._fail(batch, self._explain(error))
+            return
+        try:
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back(connection)
+            self._fail(batch, outcome_unknown(error))
+
+    def _redo_one_by_one(self, connection: sqlite3.Connection, batch: list[_Entry[Op]]) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+        for entry in batch:
+            connection.execute("SAVEPOINT one")
+            try:
+                self._applier.apply(connection, [entry.op])
+            except Exception as error:
+                if is_engine_trouble(error):
+                    raise
+                entry.error = self._explain(error)
+                self._applier.forget()
+                connection.execute("ROLLBACK TO one")
+            connection.execute("RELEASE one")
+
+    def _roll_back(self, connection: sqlite3.Connection) -> None:
+        self._applier.forget()
+        if connection.in_transaction:  # after some errors SQLite has rolled back by itself
+            with suppress(sqlite3.OperationalError):
+                connection.execute("ROLLBACK")
+
+    def _explain(self, error: Exception) -> HitherError:
+        if isinstance(error, HitherError):
+            return error
+        if is_engine_trouble(error):
+            _log.error("database_failed", database=self._path.name, error=str(error))
+            return engine_down(error)
+        _log.error("operation_failed", database=self._path.name, exc_info=error)
+        return Internal("An operation could not be written.")
+
+    @staticmethod
+    def _fail(batch: list[_Entry[Op]], error: HitherError) -> None:
+        for entry in batch:
+            entry.error = entry.error or copy(error)
+
+    def _checkpoint(self, connection: sqlite3.Connection) -> None:
+        try:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except sqlite3.OperationalError as error:  # the log file only grows a little; the next one may succeed
+            _log.warning("checkpoint_failed", database=self._path.name, error=str(error))
+
+    def _post_opened(self, error: BaseException | None) -> None:
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._report_opened, error)
+
+    # In the event loop.
+
+    def _report_opened(self, error: BaseException | None) -> None:
+        if self._opened.done():
+            return
+        if error is None:
+            self._opened.set_result(None)
+        else:
+            self._opened.set_exception(engine_down(error) if is_engine_trouble(error) else error)
+
+    def _settle(self, batch: list[_Entry[Op]]) -> None:
+        try:
+            self._applier.committed([entry.op for entry in batch if entry.error is None])
+        except Exception as error:  # noqa: BLE001 - a bug there must not leave callers waiting
+            _log.critical("commit_not_followed", database=self._path.name, exc_info=error)
+            self._fail(batch, outcome_unknown(error))
+            self._refuse(engine_down(error))
+        for entry in batch:
+            self._outstanding.popleft()
+            if entry.done.done():  # cancelled
+                continue
+            if entry.error is None:
+                entry.done.set_result(None)
+            else:
+                entry.done.set_exception(entry.error)
+        self._room.leave(sum(entry.weight for entry in batch))
+
+    def _end(self, cause: BaseException | None) -> None:
+        if cause is not None:
+            _log.critical("writer_ended", database=self._path.name, exc_info=cause)
+            self._refuse(engine_down(cause))
+        for entry in self._outstanding:
+            if not entry.done.done():
+                entry.done.set_exception(outcome_unknown(cause or RuntimeError("closed")))
+        self._outstanding.clear()
+        self._applier.ended(self._refusal or engine_down(RuntimeError("closed")))
+        if not self._ended.done():
+            self._ended.set_result(None)
