@@ -18,10 +18,11 @@ _LOST_STATES = ("40001", "40P01")
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """One database's ways. Options are SQLAlchemy's execution options for transactions that read and that write."""
+    """One database's ways. Options are SQLAlchemy's execution options for transactions that read, write and migrate."""
 
     read_options: Mapping[str, object]
     write_options: Mapping[str, object]
+    migrate_options: Mapping[str, object]
     # Writers of this process take turns before they ask for a connection, instead of polling a locked file.
     one_writer: bool
     # Keeps other processes from migrating at the same time, until the transaction ends. None: its begin does that.
@@ -75,6 +76,7 @@ _DIALECTS: Mapping[str, Dialect] = {
         read_options={_BEGIN: "BEGIN"},
         # Taking the write lock first keeps a transaction from failing half-way because another wrote since it read.
         write_options={_BEGIN: "BEGIN IMMEDIATE"},
+        migrate_options={_BEGIN: "BEGIN IMMEDIATE"},
         one_writer=True,
         schema_lock=None,
         set_up=_set_up_sqlite,
@@ -83,6 +85,8 @@ _DIALECTS: Mapping[str, Dialect] = {
     "postgresql": Dialect(
         read_options={"isolation_level": "REPEATABLE READ", "postgresql_readonly": True},
         write_options={"isolation_level": "SERIALIZABLE"},
+        # Who waited for the schema's lock must see what its holder did.
+        migrate_options={"isolation_level": "READ COMMITTED"},
         one_writer=False,
         schema_lock="SELECT pg_advisory_xact_lock(hashtext('hither directory schema'))",
         set_up=lambda _engine: None,

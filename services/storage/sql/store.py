@@ -77,6 +77,9 @@ class SqlDirectoryStore:
     async def open(cls, url: str, settings: SqlSettings | None = None) -> Self:
         """Connects and migrates. `url` is "sqlite+aiosqlite:///..." (see sqlite_url) or "postgresql+asyncpg://...".
 
+        Processes may open one database at once; within a process stores are opened one after the other, as Alembic keeps its
+        state in globals.
+
         Raises sqlalchemy.exc.SQLAlchemyError or OSError if the database cannot be reached, and alembic's CommandError if a
         newer version of this program made it.
         """
@@ -107,8 +110,8 @@ class SqlDirectoryStore:
         await self._engine.dispose()
 
     async def _migrate(self) -> None:
-        # A writer's options, so that on SQLite the lock is held from the start.
-        async with self._writers.begin() as connection:
+        engine = self._engine.execution_options(**self._dialect.migrate_options)
+        async with engine.begin() as connection:
             if self._dialect.schema_lock is not None:
                 await connection.execute(text(self._dialect.schema_lock))
             await connection.run_sync(migrate)
