@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import structlog
-from hither.edge.v1 import deliver_pb2
-from hither.sessions.v1 import sessions_pb2, sessions_service_pb2
-from hither.sessions.v1.sessions_service_pb2_grpc import SessionsServiceStub
 from prometheus_client import Counter
 
 from discovery.errors import HitherError
 from discovery.mesh import Mesh
+from hither.edge.v1 import deliver_pb2
+from hither.sessions.v1 import sessions_pb2, sessions_service_pb2
+from hither.sessions.v1.sessions_service_pb2_grpc import SessionsServiceStub
 
 _MOST_USERS_A_LOOKUP = 1000
 _MOST_DELIVERIES_A_BATCH = 1024

@@ -1,0 +1,121 @@
+"""The conversation projection: from the log "messages" to rows of conversations and records of the log "inbox".
+
+One for each partition. It works in two stages that overlap: the first makes rows durable and answers who waits, the
+second passes the messages on and commits. A batch enters the second stage after the one before it has left.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from discovery.clock import Clock
+from services.messaging import metrics
+from services.messaging.committing import Committer
+from services.messaging.sequencing import Outcome, Passed, cut_batch, inbox_records, read_accepted, sequence
+from services.messaging.settings import MessagingSettings
+from services.messaging.supervision import Status
+from services.ports.log import Committed, Log, Record
+from services.ports.message_store import ConversationStore
+
+MESSAGES = "messages"
+INBOX = "inbox"
+GROUP = "conversations"
+
+_BATCHES_BETWEEN_STAGES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Durable:
+    """A batch whose rows are durable: what to pass on, and where the log goes on after it."""
+
+    passed: Sequence[Passed]
+    next_offset: int
+
+
+class ConversationProjection:
+    """Applies one partition of "messages". `tell` is called with the outcomes of each batch once they are durable."""
+
+    def __init__(
+        self,
+        log: Log,
+        store: ConversationStore,
+        partition_of: Callable[[str], int],
+        tell: Callable[[Sequence[Outcome]], None],
+        status: Status,
+        clock: Clock,
+        settings: MessagingSettings,
+    ) -> None:
+        self._log = log
+        self._store = store
+        self._partition_of = partition_of
+        self._tell = tell
+        self._status = status
+        self._partition = status.partition
+        self._clock = clock
+        self._settings = settings
+
+    async def run(self) -> None:
+        """Applies records from the committed offset on, until cancelled; raises when an engine or a record fails it."""
+        committer = Committer(self._log, GROUP, MESSAGES, self._status, self._settings)
+        committed = await committer.read()
+        queue: asyncio.Queue[_Durable] = asyncio.Queue(_BATCHES_BETWEEN_STAGES)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(committer.run())
+            group.create_task(self._pass_on(queue, committer))
+            group.create_task(self._sequence(committed.next_offset, queue))
+
+    async def _sequence(self, offset: int, queue: asyncio.Queue[_Durable]) -> NoReturn:
+        first = True
+        while True:
+            records = await self._read(offset)
+            if not records:
+                self._status.caught_up()
+                if first:
+                    self._status.well()
+                await self._log.wait(MESSAGES, self._partition, offset)
+                continue
+            first = False
+            offset = records[-1].offset + 1
+            await queue.put(_Durable(await self._apply(records), offset))
+
+    async def _read(self, offset: int) -> Sequence[Record]:
+        async with asyncio.timeout(self._settings.engine_timeout_s):
+            records = await self._log.read(MESSAGES, self._partition, offset, self._settings.batch_records)
+        return cut_batch(records, self._settings.batch_bytes)
+
+    async def _apply(self, records: Sequence[Record]) -> Sequence[Passed]:
+        batch = read_accepted(records)
+        async with asyncio.timeout(self._settings.engine_timeout_s):
+            # Heads first: a row that they cover is then sure to be found, though another owner may be writing.
+            heads = await self._store.conversation_heads(list({accepted.key[0] for accepted in batch}))
+            found = await self._store.find_sent(list({accepted.key for accepted in batch}))
+            result = sequence(batch, heads, found)
+            if result.rows:
+                await self._store.put_messages(result.rows)
+        self._tell(result.outcomes)
+        self._measure(result.outcomes, len(result.rows), len(result.passed))
+        return result.passed
+
+    async def _pass_on(self, queue: asyncio.Queue[_Durable], committer: Committer) -> NoReturn:
+        while True:
+            batches = [await queue.get()]
+            while not queue.empty():
+                batches.append(queue.get_nowait())
+            values: dict[int, list[bytes]] = {}
+            for batch in batches:
+                for partition, record in inbox_records(batch.passed, self._partition, self._partition_of).items():
+                    values.setdefault(partition, []).append(record.SerializeToString())
+            async with asyncio.timeout(self._settings.engine_timeout_s), asyncio.TaskGroup() as group:
+                for partition, records in values.items():
+                    group.create_task(self._append(partition, records))
+            committer.offer(Committed(batches[-1].next_offset, b""))
+
+    async def _append(self, partition: int, values: Sequence[bytes]) -> None:
+        await self._log.append(INBOX, partition, values)
+
+    def _measure(self, outcomes: Sequence[Outcome], rows: int, passed: int) -> None:
+        metrics.REPEATED.inc(len(outcomes) - passed)
+        newest = outcomes[-1].message.create_time
+        lag_s = self._clock.now_ms() / 1000 - newest.seconds - newest.nanos / 1e9
+        self._status.applied(len(outcomes), rows, lag_s)

@@ -1,0 +1,126 @@
+"""Reading back: pages of a conversation and of an inbox. A page ends at its limit, or earlier at a number of bytes."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from discovery.errors import InvalidArgument
+from hither.messaging.v1 import messaging_pb2, messaging_service_pb2
+from services.messaging.membership import Memberships
+from services.messaging.settings import MessagingSettings
+from services.paging import decode_token, encode_token
+from services.ports.message_store import InboxRow, MarkRow, MessageRow, MessageStore
+
+_NO_BOUND = 2**63 - 1
+_DEFAULT_MESSAGES = 50
+_DEFAULT_EVENTS = 100
+_DEFAULT_MARKS = 100
+_MARKED_CONVERSATIONS = 50
+_MOST_STATUS_EVENTS = 100
+
+Row = TypeVar("Row", MessageRow, InboxRow)
+
+
+class History:
+    """Pages for those who may read them."""
+
+    def __init__(self, store: MessageStore, memberships: Memberships, settings: MessagingSettings) -> None:
+        self._store = store
+        self._memberships = memberships
+        self._page_bytes = settings.page_bytes
+
+    async def list_messages(
+        self, request: messaging_service_pb2.ListMessagesRequest, user_id: str
+    ) -> messaging_service_pb2.ListMessagesResponse:
+        """A page of a conversation: from its end backwards, or after a place forwards. Raises NOT_A_MEMBER, BAD_PAGE_TOKEN."""
+        await self._memberships.readers(request.conversation_id, user_id)
+        list_name = f"messages {request.conversation_id} {request.after_seq} {request.before_seq}"
+        after, before = request.after_seq, request.before_seq or _NO_BOUND
+        backwards = request.after_seq == 0
+        token = decode_token(list_name, request.page_token, 1)
+        if token is not None:
+            place = _number(token[0])
+            after, before = (after, place) if backwards else (place, before)
+        limit = request.limit or _DEFAULT_MESSAGES
+        rows = await self._store.read_messages(request.conversation_id, after, before, limit + 1, backwards)
+        page = _page(rows[::-1] if backwards else rows, limit, self._page_bytes)
+        response = messaging_service_pb2.ListMessagesResponse()
+        if len(page) < len(rows):
+            response.next_page_token = encode_token(list_name, str(page[-1].seq))
+        for row in reversed(page) if backwards else page:
+            response.messages.add().MergeFromString(row.payload)
+        return response
+
+    async def sync_inbox(
+        self, request: messaging_service_pb2.SyncInboxRequest
+    ) -> messaging_service_pb2.SyncInboxResponse:
+        """A page of the user's inbox; the last one ends with the current marks."""
+        limit = request.limit or _DEFAULT_EVENTS
+        rows = await self._store.read_inbox(request.user_id, request.pos, limit + 1)
+        page = _page(rows, limit, self._page_bytes)
+        response = messaging_service_pb2.SyncInboxResponse(
+            next_pos=page[-1].pos if page else request.pos, more=len(page) < len(rows)
+        )
+        for row in page:
+            response.events.add(pos=row.pos).message.message.MergeFromString(row.payload)
+        if not response.more:
+            marks = await self._store.recent_marks(request.user_id, _MARKED_CONVERSATIONS)
+            events = [event for mark in marks for event in status_events(mark, request.user_id)]
+            for event in events[:_MOST_STATUS_EVENTS]:
+                response.events.add(message_status=event)
+        return response
+
+    async def list_marks(
+        self, request: messaging_service_pb2.ListMarksRequest, user_id: str
+    ) -> messaging_service_pb2.ListMarksResponse:
+        """A page of a conversation's marks, in order of user id. Raises NOT_A_MEMBER, BAD_PAGE_TOKEN."""
+        await self._memberships.readers(request.conversation_id, user_id)
+        list_name = f"marks {request.conversation_id}"
+        token = decode_token(list_name, request.page_token, 1)
+        limit = request.page_size or _DEFAULT_MARKS
+        rows = await self._store.read_marks(request.conversation_id, token[0] if token else "", limit + 1)
+        response = messaging_service_pb2.ListMarksResponse()
+        for row in rows[:limit]:
+            response.marks.add(
+                conversation_id=row.conversation_id,
+                user_id=row.user_id,
+                delivered_seq=row.delivered_seq,
+                seen_seq=row.seen_seq,
+            )
+        if len(rows) > limit:
+            response.next_page_token = encode_token(list_name, rows[limit - 1].user_id)
+        return response
+
+
+def status_events(mark: MarkRow, reader_id: str) -> list[messaging_pb2.MessageStatusEvent]:
+    """What a mark means to one who reads it: what others have received and seen, and what the reader has seen elsewhere."""
+    events = []
+    if mark.delivered_seq > mark.seen_seq and mark.user_id != reader_id:
+        events.append(status_event(mark, mark.delivered_seq, messaging_pb2.MESSAGE_STATUS_DELIVERED))
+    if mark.seen_seq:
+        events.append(status_event(mark, mark.seen_seq, messaging_pb2.MESSAGE_STATUS_SEEN))
+    return events
+
+
+def status_event(
+    mark: MarkRow, seq: int, status: messaging_pb2.MessageStatus.ValueType
+) -> messaging_pb2.MessageStatusEvent:
+    """All messages of the mark's conversation up to `seq` have reached the status for its user."""
+    return messaging_pb2.MessageStatusEvent(
+        conversation_id=mark.conversation_id, seq=seq, status=status, user_id=mark.user_id
+    )
+
+
+def _page(rows: Sequence[Row], limit: int, most_bytes: int) -> Sequence[Row]:
+    """The rows that fit on the page, at least one if there is one."""
+    total = 0
+    for index, row in enumerate(rows[:limit]):
+        total += len(row.payload)
+        if total > most_bytes and index:
+            return rows[:index]
+    return rows[:limit]
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal():
+        raise InvalidArgument("The page token was not made for this list.", reason="BAD_PAGE_TOKEN")
+    return int(text)

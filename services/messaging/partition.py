@@ -1,0 +1,117 @@
+"""One partition as its owner runs it: the appending of sends, and the two projections."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+import structlog
+
+from discovery.clock import Clock
+from discovery.errors import HitherError, ResourceExhausted, Unavailable
+from hither.messaging.v1 import messaging_pb2
+from services.messaging import metrics
+from services.messaging.conversation_projection import MESSAGES, ConversationProjection
+from services.messaging.inbox_projection import InboxProjection, Teller
+from services.messaging.recent import RecentRows
+from services.messaging.sequencing import Outcome
+from services.messaging.settings import MessagingSettings
+from services.messaging.supervision import Problem, Status, keep_running
+from services.messaging.waiting import RecentOutcomes, Waiting, outcome_unknown
+from services.ports.log import Log
+from services.ports.message_store import MessageStore
+
+_MOST_RECORDS_A_CALL = 1000
+_log = structlog.get_logger("hither.messaging")
+
+
+class Partition:
+    """Runs one partition of "messages" and the same of "inbox". Nothing happens before run()."""
+
+    def __init__(
+        self,
+        number: int,
+        log: Log,
+        store: MessageStore,
+        teller: Teller,
+        partition_of: Callable[[str], int],
+        waiting: Waiting,
+        recent_outcomes: RecentOutcomes,
+        recent_rows: RecentRows,
+        clock: Clock,
+        settings: MessagingSettings,
+    ) -> None:
+        self._number = number
+        self._log = log
+        self._waiting = waiting
+        self._recent_outcomes = recent_outcomes
+        self._settings = settings
+        self._gathered: list[tuple[int, bytes]] = []
+        self._news = asyncio.Event()
+        self._open = False
+        self._conversation_status = Status("conversations", number)
+        self._inbox_status = Status("inboxes", number)
+        self._conversations = ConversationProjection(
+            log, store, partition_of, self._tell, self._conversation_status, clock, settings
+        )
+        self._inboxes = InboxProjection(log, store, teller, recent_rows.add, self._inbox_status, clock, settings)
+
+    def problems(self) -> list[Problem]:
+        """What is wrong with the partition's projections now; empty if nothing is."""
+        return [status.problem for status in (self._conversation_status, self._inbox_status) if status.problem]
+
+    async def send(self, message_id: int, record: bytes, within_s: float) -> messaging_pb2.Message:
+        """Appends the accepted message and waits for what it turns out to be: it, or the one that it repeats.
+
+        Raises Unavailable: ENGINE_DOWN if nothing was done, OUTCOME_UNKNOWN otherwise; ResourceExhausted (OVERLOADED).
+        """
+        if not self._open or self._conversation_status.problem:
+            raise Unavailable("Messages cannot be accepted now.", retry_after_s=1.0)
+        if len(self._gathered) >= self._settings.most_waiting_sends:
+            raise ResourceExhausted("Too many messages wait to be accepted.", retry_after_s=1.0)
+        future = self._waiting.expect(message_id, self._number, within_s)
+        self._gathered.append((message_id, record))
+        self._news.set()
+        return await future
+
+    async def run(self) -> None:
+        """Runs the partition until cancelled; who waits then for an outcome learns that it is unknown."""
+        self._open = True
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._append())
+                group.create_task(
+                    keep_running(self._conversations.run, self._conversation_status, self._settings, self._give_up)
+                )
+                group.create_task(keep_running(self._inboxes.run, self._inbox_status, self._settings))
+        finally:
+            self._open = False
+            self._give_up()
+            self._conversation_status.forget()
+            self._inbox_status.forget()
+
+    async def _append(self) -> NoReturn:
+        """Appends what has gathered while the last append was underway, in the order of the sends."""
+        while True:
+            await self._news.wait()
+            taken, self._gathered = self._gathered[:_MOST_RECORDS_A_CALL], self._gathered[_MOST_RECORDS_A_CALL:]
+            if not self._gathered:
+                self._news.clear()
+            await self._append_all(taken)
+
+    async def _append_all(self, taken: Sequence[tuple[int, bytes]]) -> None:
+        metrics.APPENDS.inc()
+        try:
+            async with asyncio.timeout(self._settings.append_timeout_s):
+                await self._log.append(MESSAGES, self._number, [record for _, record in taken])
+        except HitherError as error:
+            self._waiting.fail([message_id for message_id, _ in taken], error)
+        except Exception:  # noqa: BLE001 - a time-out, or a bug of the engine: whatever it was, the records may be there
+            _log.exception("append.failed", partition=self._number)
+            self._waiting.fail([message_id for message_id, _ in taken], outcome_unknown())
+
+    def _give_up(self) -> None:
+        self._waiting.fail_partition(self._number)
+
+    def _tell(self, outcomes: Sequence[Outcome]) -> None:
+        self._recent_outcomes.remember(outcomes)
+        self._waiting.settle(outcomes)

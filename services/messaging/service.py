@@ -1,0 +1,125 @@
+"""The messaging service of one process: its servicer, and the work in the background for the partitions that it owns."""
+
+import asyncio
+
+from discovery.clock import Clock
+from discovery.ids import Snowflakes
+from discovery.mesh import Mesh
+from hither.directory.v1 import directory_service_pb2
+from hither.directory.v1.directory_service_pb2_grpc import DirectoryServiceStub
+from services.delivery import Delivery
+from services.messaging.acknowledgement import Acknowledgements
+from services.messaging.admission import Admission
+from services.messaging.history import History
+from services.messaging.marks import Marks
+from services.messaging.membership import CHANGES_TOPIC, Members, Memberships
+from services.messaging.partition import Partition
+from services.messaging.recent import RecentRows
+from services.messaging.sending import Sending
+from services.messaging.servicer import MessagingServicer
+from services.messaging.settings import MessagingSettings
+from services.messaging.signals import Signals
+from services.messaging.supervision import Problem
+from services.messaging.trimming import Trimming
+from services.messaging.waiting import RecentOutcomes, Waiting
+from services.ports.bus import Bus
+from services.ports.log import Log
+from services.ports.message_store import MessageStore
+
+SERVICE = "hither.messaging.v1.MessagingService"
+_RESOLVE_TIMEOUT_S = 2.0
+
+
+class Messaging:
+    """Messaging in one process. `servicer` serves calls once run() runs the partitions that they need."""
+
+    def __init__(
+        self,
+        mesh: Mesh,
+        log: Log,
+        store: MessageStore,
+        bus: Bus,
+        snowflakes: Snowflakes,
+        clock: Clock,
+        settings: MessagingSettings = MessagingSettings(),  # noqa: B008 - frozen
+    ) -> None:
+        self._mesh = mesh
+        self._log = log
+        self._store = store
+        self._bus = bus
+        self._clock = clock
+        self._settings = settings
+        self._directory = mesh.stub(DirectoryServiceStub)
+        self._delivery = Delivery(mesh)
+        self._waiting = Waiting(settings.most_waiting_sends)
+        self._recent_outcomes = RecentOutcomes(settings.most_recent_outcomes)
+        self._recent_rows = RecentRows(settings.most_recent_rows)
+        self._signals = Signals(self._delivery, settings.most_signals)
+        self._memberships = Memberships(self._resolve, clock, settings)
+        self._acknowledgements = Acknowledgements(mesh, store, self._recent_rows, self._signals, settings)
+        self._trimming = Trimming(log, lambda: frozenset(self._partitions), settings)
+        self._partitions: dict[int, Partition] = {}
+        sending = Sending(
+            lambda conversation_id: self._partitions.get(mesh.partition_of(conversation_id)),
+            Admission(settings.send_rate_per_s, settings.send_burst, settings.most_senders),
+            self._memberships,
+            self._recent_outcomes,
+            store,
+            snowflakes,
+            clock,
+        )
+        self.servicer = MessagingServicer(
+            sending,
+            History(store, self._memberships, settings),
+            Marks(store, self._memberships, self._signals),
+            self._acknowledgements,
+        )
+
+    def health(self) -> list[Problem]:
+        """What is wrong now, for each projection of each partition that this process owns; empty if all is well."""
+        return [problem for partition in self._partitions.values() for problem in partition.problems()]
+
+    async def run(self) -> None:
+        """Runs the background work, and the partitions that this process owns as that changes, until cancelled."""
+        subscription = await self._bus.subscribe(CHANGES_TOPIC, self._memberships.changed)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._signals.run())
+                group.create_task(self._acknowledgements.run())
+                group.create_task(self._trimming.run())
+                group.create_task(self._run_partitions(group))
+        finally:
+            await subscription.close()
+
+    async def _run_partitions(self, group: asyncio.TaskGroup) -> None:
+        tasks: dict[int, asyncio.Task[None]] = {}
+        async for owned in self._mesh.watch_owned(SERVICE):
+            for number in [number for number in tasks if number not in owned]:
+                del self._partitions[number]
+                task = tasks.pop(number)
+                task.cancel()
+                await asyncio.wait([task])
+            for number in owned - tasks.keys():
+                self._partitions[number] = partition = self._make_partition(number)
+                tasks[number] = group.create_task(partition.run())
+
+    def _make_partition(self, number: int) -> Partition:
+        return Partition(
+            number,
+            self._log,
+            self._store,
+            self._delivery,
+            self._mesh.partition_of,
+            self._waiting,
+            self._recent_outcomes,
+            self._recent_rows,
+            self._clock,
+            self._settings,
+        )
+
+    async def _resolve(self, conversation_id: str, sender_id: str, peer_id: str) -> Members:
+        request = directory_service_pb2.ResolveConversationRequest(
+            conversation_id=conversation_id, sender_id=sender_id, peer_id=peer_id
+        )
+        response = await self._directory.ResolveConversation(request, timeout=_RESOLVE_TIMEOUT_S)
+        return tuple(response.member_ids)
