@@ -1,0 +1,233 @@
+"""The ASGI app beside the WebSocket: REST, the documents and page that describe it, health and metrics.
+
+A shell: it moves bytes, keeps time and counts; what a request means is decided in edge/rest.py.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeAlias
+
+import msgspec
+import structlog
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from discovery.clock import Clock, SystemClock
+from discovery.contract import contract_files, methods
+from discovery.errors import Cancelled, DeadlineExceeded, HitherError, Internal, NotFound
+from edge.addresses import AddressLimiter
+from edge.asyncapi import asyncapi_document
+from edge.comments import Comments
+from edge.health import HealthReport
+from edge.http_settings import HttpSettings
+from edge.openapi import openapi_document
+from edge.pages import docs_page
+from edge.rest import Admitted, Answer, BodyTooLarge, Calls, Rest, failed
+from edge.transcoding import MethodNotAllowed, RouteTable
+
+log = structlog.get_logger(__name__)
+
+_JSON = "application/json"
+_UNROUTED = "none"
+
+_Responder: TypeAlias = Callable[[Request], Awaitable[Response]]
+
+
+class Health(Protocol):
+    """Tells how this process is."""
+
+    def __call__(self) -> HealthReport:
+        """At once, from what is known: it must not wait."""
+
+
+def build_app(
+    calls: Calls, settings: HttpSettings, health: Health, registry: CollectorRegistry, clock: Clock | None = None
+) -> Starlette:
+    """The app for everything on the public port that is no WebSocket.
+
+    Raises BadRule if the contract has a route that cannot be served. `registry` gets the HTTP metrics and is what
+    /metrics shows; one registry takes one app.
+    """
+    table = RouteTable(methods().values())
+    comments = Comments(contract_files())
+    limiter = AddressLimiter(
+        settings.public_rate_per_s, settings.public_burst, settings.public_addresses, clock or SystemClock()
+    )
+    endpoint = _RestEndpoint(Rest(calls, table, limiter), settings, _Metrics(registry))
+    return Starlette(
+        routes=[
+            Route("/healthz", _fixed(b'{"status":"alive"}', _JSON)),
+            Route("/readyz", _readiness(health)),
+            Route("/metrics", _metrics(registry)),
+            *_documents(table, comments),
+            Route("/{path:path}", endpoint),
+        ],
+        middleware=_cross_origin(settings.allowed_origins.split()),
+        exception_handlers={HTTPException: _refused},
+    )
+
+
+def _documents(table: RouteTable, comments: Comments) -> list[Route]:
+    openapi = openapi_document(table, comments)
+    asyncapi = asyncapi_document(methods().values(), comments)
+    page = docs_page(openapi, asyncapi)
+    return [
+        Route("/api/v1/openapi.json", _fixed(msgspec.json.encode(openapi), _JSON)),
+        Route("/api/v1/asyncapi.json", _fixed(msgspec.json.encode(asyncapi), _JSON)),
+        Route("/docs", _fixed(page.html, "text/html; charset=utf-8", dict(page.headers))),
+    ]
+
+
+def _cross_origin(origins: list[str]) -> list[Middleware]:
+    if not origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=["Authorization", "Content-Type"],
+            expose_headers=["Retry-After", "Allow", "WWW-Authenticate"],
+            max_age=600,
+        )
+    ]
+
+
+class _Metrics:
+    """Counts requests by operation (a bounded set) and status."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._requests = Counter(
+            "hither_http_requests", "REST requests answered.", ("operation", "status"), registry=registry
+        )
+        self._seconds = Histogram(
+            "hither_http_request_seconds",
+            "From a REST request's head to its answer.",
+            ("operation",),
+            registry=registry,
+        )
+
+    def answered(self, operation: str, status: int, took_s: float) -> None:
+        """One request was answered."""
+        self._requests.labels(operation, str(status)).inc()
+        self._seconds.labels(operation).observe(took_s)
+
+
+class _RestEndpoint:
+    """Reads a request within its limits and its time, and writes the answer."""
+
+    def __init__(self, rest: Rest, settings: HttpSettings, metrics: _Metrics) -> None:
+        self._rest = rest
+        self._settings = settings
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI application."""
+        began_s = time.monotonic()
+        request = Request(scope, receive)
+        operation = _UNROUTED
+        try:
+            async with asyncio.timeout(self._settings.request_timeout_s):
+                admitted = self._admit(request)
+                operation = admitted.operation
+                body = await self._body(request)
+                answer = await self._rest.perform(admitted, request.scope["query_string"], body)
+        except TimeoutError:
+            answer = failed(DeadlineExceeded("the request took too long"))
+        except ClientDisconnect:
+            answer = failed(Cancelled("the client went away"))
+        except HitherError as error:
+            answer = failed(error)
+        except Exception:  # noqa: BLE001 - the last line of defence: a bug must not reach the wire as it is
+            answer = _bug(operation)
+        self._metrics.answered(operation, answer.status, time.monotonic() - began_s)
+        await _response(request.method, answer)(scope, receive, send)
+
+    def _admit(self, request: Request) -> Admitted:
+        raw_path: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
+        address = request.client.host if request.client else ""
+        return self._rest.admit(
+            request.method,
+            raw_path.partition(b"?")[0].decode("latin-1"),
+            request.headers.get("authorization"),
+            address,
+        )
+
+    async def _body(self, request: Request) -> bytes:
+        limit = self._settings.body_bytes
+        declared = request.headers.get("content-length", "")
+        if declared.isdecimal() and int(declared) > limit:
+            raise BodyTooLarge(limit)
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                raise BodyTooLarge(limit)
+        return bytes(body)
+
+
+def _bug(operation: str) -> Answer:
+    trace_id = uuid.uuid4().hex
+    log.exception("rest_bug", operation=operation, trace_id=trace_id)
+    return failed(Internal(f"trace {trace_id}"))
+
+
+def _response(http_method: str, answer: Answer) -> Response:
+    headers = dict(answer.headers)
+    if http_method == "HEAD":
+        headers["Content-Length"] = str(len(answer.body))
+        return Response(b"", answer.status, headers)
+    return Response(answer.body, answer.status, headers)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    """A fixed path under a method that it does not take."""
+    assert isinstance(error, HTTPException)  # it is registered for nothing else
+    allowed = (error.headers or {}).get("Allow", "")
+    wrong = (
+        MethodNotAllowed(sorted(allowed.split(", "))) if allowed else NotFound("no such path", reason="NO_SUCH_ROUTE")
+    )
+    return _response(request.method, failed(wrong))
+
+
+def _fixed(body: bytes, media_type: str, headers: dict[str, str] | None = None) -> _Responder:
+    fixed = {
+        "Cache-Control": "no-cache",
+        "X-Content-Type-Options": "nosniff",
+        "Content-Type": media_type,
+        **(headers or {}),
+    }
+
+    async def respond(request: Request) -> Response:
+        return _response(request.method, Answer(200, body, fixed))
+
+    return respond
+
+
+def _readiness(health: Health) -> _Responder:
+    async def respond(request: Request) -> Response:
+        report = health()
+        body = {
+            "status": "ready" if report.ready else "not ready",
+            "parts": {name: why or "ready" for name, why in report.parts.items()},
+        }
+        headers = {"Content-Type": _JSON, "Cache-Control": "no-store"}
+        return _response(request.method, Answer(200 if report.ready else 503, msgspec.json.encode(body), headers))
+
+    return respond
+
+
+def _metrics(registry: CollectorRegistry) -> _Responder:
+    async def respond(request: Request) -> Response:
+        return _response(request.method, Answer(200, generate_latest(registry), {"Content-Type": CONTENT_TYPE_LATEST}))
+
+    return respond
