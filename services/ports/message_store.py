@@ -4,6 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from discovery.errors import Internal
+
+
+class RowConflict(Internal):
+    """A row was to be written where another one stands. Rows are made by deterministic projections: this is a bug."""
+
 
 @dataclass(frozen=True, slots=True)
 class MessageRow:
@@ -57,7 +63,8 @@ DedupKey = tuple[str, str, str]
 
 
 class ConversationStore(Protocol):
-    """Messages by conversation. Writing a row again changes nothing (rows are immutable).
+    """Messages by conversation. Writing a row again changes nothing (rows are immutable); another row in the same
+    place, or with the same DedupKey, raises RowConflict and nothing of the call is written.
 
     Rows that a method returned from writing are durable and visible to every later read. Raises
     discovery.errors.Unavailable (ENGINE_DOWN) when the engine is away.

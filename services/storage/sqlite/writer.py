@@ -115,6 +115,7 @@ class Writer(Generic[Op]):
         that cannot be told. A caller that is cancelled while it waits for the commit does not undo the operation.
         """
         weight = payload_bytes + _OP_OVERHEAD_BYTES
+        assert self._opened.done(), "open() comes first"
         if self._refusal is not None:
             raise copy(self._refusal)  # a raised error holds on to its frames: one of its own for each caller
         if not self._room.try_enter(weight):
