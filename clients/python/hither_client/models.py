@@ -1,0 +1,204 @@
+"""What the client's user holds in hand: plain frozen values, decoded from the frames and REST answers of the contract.
+
+Nothing here talks to anybody. Names and meanings are those of the proto files; 64-bit integers are `int`, times are
+aware `datetime`s. An event that has a place in the inbox is durable: it comes in order, once, and is never lost.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, TypeAlias
+
+MessageState: TypeAlias = Literal["SENT", "DELIVERED", "SEEN"]
+Presence: TypeAlias = Literal["ONLINE", "AWAY", "OFFLINE"]
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Content that the server carries and does not read: a media type and 1 byte to 16 KiB."""
+
+    media_type: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message as it stands in its conversation: `seq` is contiguous there, from 1. Has `text` or `content`."""
+
+    message_id: int
+    conversation_id: str
+    seq: int
+    sender_id: str
+    client_id: str
+    create_time: datetime
+    text: str | None = None
+    content: Content | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """The message is durable, sequenced and deduplicated."""
+
+    client_id: str
+    message_id: int
+    conversation_id: str
+    seq: int
+    create_time: datetime
+    status: str = "SENT"
+
+
+@dataclass(frozen=True, slots=True)
+class MessageReceived:
+    """A message came into the inbox at `pos`. Own messages come too: to the sender's every device."""
+
+    message: Message
+    pos: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MessageStatus:
+    """Everything in the conversation up to `seq` was delivered to, or seen by, the user."""
+
+    conversation_id: str
+    seq: int
+    status: str
+    user_id: str
+    pos: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Typing:
+    """Somebody is typing; fades after 3 s."""
+
+    conversation_id: str
+    user_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PresenceChanged:
+    """A friend's presence changed. `last_seen` is absent while the friend is connected, or hides it."""
+
+    user_id: str
+    status: str
+    last_seen: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The server knows who this is; what was missed after `pos` follows."""
+
+    user_id: str
+    device_id: str
+    edge_id: str = ""
+    pos: int = 0
+    heartbeat_ms: int = 30_000
+    status: str = "ready"
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """All that was missed up to `pos` has been handed out before this; what follows is live."""
+
+    pos: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """The connection is gone; the next attempt comes after `retry_in_s`. `code` is 1006 where there was no close frame."""
+
+    code: int
+    reason: str
+    retry_in_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ServerError:
+    """The server refused something that has no answer, such as a `typing`; or something concerns the whole connection."""
+
+    code: str
+    reason: str
+    message: str = ""
+    retry_after_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OtherEvent:
+    """An event of a type that this version has no class for. `fields` holds the frame as it came."""
+
+    type: str
+    fields: Mapping[str, object] = field(default_factory=dict)
+    pos: int = 0
+
+
+Event: TypeAlias = (
+    MessageReceived
+    | MessageStatus
+    | Typing
+    | PresenceChanged
+    | Connected
+    | Synced
+    | Disconnected
+    | ServerError
+    | OtherEvent
+)
+
+
+def place(event: Event) -> int:
+    """The event's place in the inbox, from 1; zero for one that has none and may be lost."""
+    return event.pos if isinstance(event, MessageReceived | MessageStatus | OtherEvent) else 0
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryPage:
+    """Messages in ascending order of seq; an empty token: there are no more pages."""
+
+    messages: tuple[Message, ...] = ()
+    next_page_token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A person with an account."""
+
+    user_id: str
+    name: str = ""
+    create_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What a signed-in device holds: the access token until `expires_at`; the refresh token gets the next pair, once."""
+
+    access_token: str = field(repr=False)
+    refresh_token: str = field(repr=False)
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Friendship:
+    """How the caller stands to another user: REQUESTED, PENDING, ACCEPTED or BLOCKED."""
+
+    friend: User
+    state: str
+    update_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A member of a conversation: MEMBER or ADMIN."""
+
+    user_id: str
+    role: str = "MEMBER"
+    join_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A conversation: DIRECT or GROUP."""
+
+    conversation_id: str
+    kind: str
+    name: str = ""
+    member_count: int = 0
+    create_time: datetime | None = None
+    members: tuple[Member, ...] = ()
