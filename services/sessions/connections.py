@@ -1,0 +1,137 @@
+"""What connecting, staying and going mean for a device: one live connection each, the newest one.
+
+Everything about one user happens one after the other here (`_one_by_one`), because the registry cannot compare and set:
+else a renewal could put back a connection that was replaced while it looked. Two instances that own the user at the same
+time for a moment may still do that; the next renewal of the newer connection's edge finds out.
+
+A removed device must not come back by itself: its connection is taken before it, and a record that was lost is made anew
+only for a device that the device store knows. Only registering makes a device.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+from weakref import WeakValueDictionary
+
+from discovery.clock import Clock
+from hither.sessions.v1.sessions_pb2 import Connection
+from services.ports.device_store import DeviceStore
+from services.sessions.errors import NoSuchDevice, TooManyDevices
+from services.sessions.evictions import Evictions
+from services.sessions.registry import ConnectionRegistry
+from services.sessions.settings import SessionsSettings
+
+T = TypeVar("T")
+
+_NONE_NEW = 0
+"""For DeviceStore.touch: devices that there are, no others."""
+
+
+class Connections:
+    """The live connections of the users that this process owns. Raises Unavailable (ENGINE_DOWN) when an engine is away."""
+
+    def __init__(
+        self,
+        registry: ConnectionRegistry,
+        devices: DeviceStore,
+        evictions: Evictions,
+        clock: Clock,
+        settings: SessionsSettings,
+    ) -> None:
+        self._registry = registry
+        self._devices = devices
+        self._evictions = evictions
+        self._clock = clock
+        self._settings = settings
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def register(self, connection: Connection) -> int:
+        """Makes the connection its device's and evicts the one before; returns the device's cursor, zero for a new device.
+
+        Again with the same connection it renews it. Raises TooManyDevices; then nothing has changed.
+        """
+        user_id, device_id = connection.user_id, connection.device_id
+        async with self._one_by_one(user_id):
+            device = await self._devices.touch(user_id, device_id, self._clock.now_ms(), self._settings.most_devices)
+            if device is None:
+                raise TooManyDevices(f"A user has at most {self._settings.most_devices} devices; remove one.")
+            before = (await self._registry.of_user(user_id)).get(device_id)
+            await self._registry.hold([connection])
+        if before is not None and before != connection:
+            self._evictions.add(before)
+        return device.cursor
+
+    async def renew(self, connections: Sequence[Connection]) -> list[int]:
+        """Keeps connections alive; returns the numbers of those that have lost their device to another connection or
+        whose device was removed. What the registry has lost is put back.
+        """
+        replaced = await self._for_each_user(connections, self._renew_of_user)
+        return [number for numbers in replaced for number in numbers]
+
+    async def remove(self, connections: Sequence[Connection]) -> None:
+        """Forgets connections that are still their device's, and notes that the device was seen until now."""
+        await self._for_each_user(connections, self._remove_of_user)
+
+    async def remove_device(self, user_id: str, device_id: str) -> None:
+        """Evicts the device's connection and forgets the device with its cursor. Raises NoSuchDevice."""
+        async with self._one_by_one(user_id):
+            connection = (await self._registry.of_user(user_id)).get(device_id)
+            if connection is not None and await self._registry.release(connection):
+                self._evictions.add(connection)
+            if not await self._devices.remove(user_id, device_id):
+                raise NoSuchDevice("The user has no such device.")
+
+    async def _renew_of_user(self, user_id: str, connections: Sequence[Connection]) -> Sequence[int]:
+        async with self._one_by_one(user_id):
+            held = await self._registry.of_user(user_id)
+            kept = [connection for connection in connections if held.get(connection.device_id) == connection]
+            lost = [connection for connection in connections if connection.device_id not in held]
+            if lost:
+                known = await self._known_devices(user_id)
+                kept += [connection for connection in lost if connection.device_id in known]
+            await self._registry.hold(kept)
+        kept_numbers = {connection.connection_id for connection in kept}
+        return [one.connection_id for one in connections if one.connection_id not in kept_numbers]
+
+    async def _remove_of_user(self, user_id: str, connections: Sequence[Connection]) -> None:
+        async with self._one_by_one(user_id):
+            for connection in connections:
+                if await self._registry.release(connection):
+                    await self._devices.touch(user_id, connection.device_id, self._clock.now_ms(), _NONE_NEW)
+
+    def _one_by_one(self, user_id: str) -> asyncio.Lock:
+        lock = self._locks.get(user_id)
+        if lock is None:
+            lock = self._locks[user_id] = asyncio.Lock()
+        return lock
+
+    async def _known_devices(self, user_id: str) -> frozenset[str]:
+        rows = await self._devices.list_devices(user_id, "", self._settings.most_devices)
+        return frozenset(row.device_id for row in rows)
+
+    async def _for_each_user(
+        self, connections: Sequence[Connection], work: Callable[[str, Sequence[Connection]], Awaitable[T]]
+    ) -> list[T]:
+        """Works on the users of a request beside each other, but not on too many at a time."""
+        users: defaultdict[str, list[Connection]] = defaultdict(list)
+        for connection in connections:
+            users[connection.user_id].append(connection)
+        waiting = iter(users.items())
+        done: list[T] = []
+
+        async def take() -> None:
+            for user_id, its in waiting:
+                done.append(await work(user_id, its))
+
+        if len(users) == 1:
+            await take()
+            return done
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(len(users), self._settings.users_at_once)):
+                    group.create_task(take())
+        except BaseExceptionGroup as failures:
+            # A caller gets the error that the contract names; the rest of the group was cancelled for it.
+            raise failures.exceptions[0] from None
+        return done

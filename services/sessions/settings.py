@@ -1,0 +1,21 @@
+"""What an operator may set about sessions, with the defaults."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class SessionsSettings:
+    """Limits and times of the sessions service. All counts are at least 1, all times more than 0."""
+
+    most_devices: int = 32
+    """Devices that a user may have."""
+    connection_ttl_s: float = 65.0
+    """How long a connection counts as live after it was registered or renewed last."""
+    users_at_once: int = 16
+    """Users of one request whose engines are asked beside each other."""
+    page_size: int = 50
+    """Devices on a page where the request names no size."""
+    most_evictions: int = 10_000
+    """Connections that wait to be closed; of more, the edge learns at its next renewal."""
+    evictions_at_once: int = 16
+    """Evictions under way at a time, so that an edge that hangs does not hold up the others'."""
