@@ -1,0 +1,8 @@
+"""Keys to partitions, pure: the same for every process and for the life of a cluster."""
+
+from xxhash import xxh3_64_intdigest
+
+
+def partition_of(key: str, partitions: int) -> int:
+    """The partition of a key, 0 to partitions - 1: XXH3 (64 bits, seed 0) of its UTF-8, modulo `partitions`."""
+    return xxh3_64_intdigest(key.encode()) % partitions
