@@ -1,0 +1,146 @@
+"""What every bus promises. What is published is awaited through a queue, for adapters whose news travel."""
+
+import asyncio
+
+import pytest
+
+from discovery.errors import InvalidArgument, Unavailable
+from services.ports.bus import Bus
+
+
+class Inbox:
+    """A handler that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.news: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
+
+    def __call__(self, topic: str, payload: bytes) -> None:
+        self.news.put_nowait((topic, payload))
+
+    async def next(self) -> tuple[str, bytes]:
+        async with asyncio.timeout(5):
+            return await self.news.get()
+
+
+async def test_a_subscriber_gets_topic_and_payload(bus: Bus) -> None:
+    inbox = Inbox()
+    await bus.subscribe("t", inbox)
+
+    await bus.publish("t", b"news")
+
+    assert await inbox.next() == ("t", b"news")
+
+
+async def test_handlers_of_this_process_have_run_when_publish_returns(bus: Bus) -> None:
+    inbox = Inbox()
+    await bus.subscribe("t", inbox)
+
+    await bus.publish("t", b"news")
+
+    assert inbox.news.qsize() == 1
+
+
+async def test_payloads_of_a_publisher_come_in_order(bus: Bus) -> None:
+    inbox = Inbox()
+    await bus.subscribe("t", inbox)
+
+    for n in range(100):
+        await bus.publish("t", bytes([n]))
+
+    assert [(await inbox.next())[1] for _ in range(100)] == [bytes([n]) for n in range(100)]
+
+
+async def test_other_topics_are_not_heard(bus: Bus) -> None:
+    inbox = Inbox()
+    await bus.subscribe("t", inbox)
+
+    await bus.publish("u", b"other")
+    await bus.publish("t", b"own")
+
+    assert await inbox.next() == ("t", b"own")
+
+
+async def test_nothing_is_kept_for_who_comes_later(bus: Bus) -> None:
+    inbox = Inbox()
+    await bus.publish("t", b"early")
+    await bus.subscribe("t", inbox)
+    await bus.publish("t", b"late")
+
+    assert await inbox.next() == ("t", b"late")
+
+
+async def test_every_subscriber_hears_and_the_same_handler_twice_if_subscribed_twice(bus: Bus) -> None:
+    once, twice = Inbox(), Inbox()
+    await bus.subscribe("t", once)
+    await bus.subscribe("t", twice)
+    second = await bus.subscribe("t", twice)
+
+    await bus.publish("t", b"news")
+    assert [await inbox.next() for inbox in (once, twice, twice)] == [("t", b"news")] * 3
+
+    await second.close()
+    await bus.publish("t", b"more")
+    assert [await inbox.next() for inbox in (once, twice)] == [("t", b"more")] * 2
+    assert twice.news.empty()
+
+
+async def test_a_closed_subscription_hears_nothing_and_may_be_closed_again(bus: Bus) -> None:
+    gone, there = Inbox(), Inbox()
+    subscription = await bus.subscribe("t", gone)
+    await bus.subscribe("t", there)
+
+    await subscription.close()
+    await subscription.close()
+    await bus.publish("t", b"news")
+
+    assert await there.next() == ("t", b"news")
+    assert gone.news.empty()
+
+
+async def test_an_error_of_a_handler_ends_nothing(bus: Bus) -> None:
+    heard: list[bytes] = []
+
+    def fail(_: str, payload: bytes) -> None:
+        heard.append(payload)
+        raise ValueError("a bug")
+
+    inbox = Inbox()
+    await bus.subscribe("t", fail)
+    await bus.subscribe("t", inbox)
+
+    await bus.publish("t", b"one")
+    await bus.publish("t", b"two")
+
+    assert [await inbox.next(), await inbox.next()] == [("t", b"one"), ("t", b"two")]
+    assert heard == [b"one", b"two"]
+
+
+async def test_a_payload_of_64_kib_is_taken_and_a_larger_one_refused(bus: Bus) -> None:
+    inbox = Inbox()
+    await bus.subscribe("t", inbox)
+
+    await bus.publish("t", b"x" * 65_536)
+    with pytest.raises(InvalidArgument):
+        await bus.publish("t", b"x" * 65_537)
+
+    assert len((await inbox.next())[1]) == 65_536
+
+
+async def test_publishing_to_nobody_is_no_error(bus: Bus) -> None:
+    await bus.publish("nobody", b"news")
+
+
+async def test_a_closed_bus_is_unavailable_and_calls_nobody(bus: Bus) -> None:
+    inbox = Inbox()
+    subscription = await bus.subscribe("t", inbox)
+    await bus.close()
+    await bus.close()
+    await subscription.close()
+
+    with pytest.raises(Unavailable) as caught:
+        await bus.publish("t", b"news")
+    with pytest.raises(Unavailable):
+        await bus.subscribe("t", inbox)
+
+    assert caught.value.reason == "ENGINE_DOWN"
+    assert inbox.news.empty()
