@@ -32,4 +32,5 @@ async def main() -> None:
             tasks.create_task(append_for_ever(log, name))
 
 
-asyncio.run(main())
+if __name__ == "__main__":
+    asyncio.run(main())
