@@ -97,6 +97,7 @@ class HitherClient:
         self._saved = 0
         self._socket: ClientConnection | None = None
         self._runner: asyncio.Task[None] | None = None
+        self._closed = False
         self._failure: Exception | None = None
 
     # Life
@@ -129,17 +130,21 @@ class HitherClient:
 
     async def close(self) -> None:
         """Tells the server what was taken, closes the connection and ends all tasks. Open requests raise ClientClosed."""
-        if self._runner is None:
+        if self._runner is None or self._closed:
             return
-        with contextlib.suppress(ConnectionClosed, TimeoutError):
-            async with asyncio.timeout(self._settings.close_timeout_s):
-                await self._keep_cursor()
-                if self._socket is not None:
-                    await self._write_due(self._socket)
-        self._runner.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._runner
-        self._end(ClientClosed("the client was closed"))
+        self._closed = True
+        try:
+            with contextlib.suppress(ConnectionClosed, TimeoutError):
+                async with asyncio.timeout(self._settings.close_timeout_s):
+                    await self._keep_cursor()
+                    if self._socket is not None:
+                        await self._write_due(self._socket)
+                        await self._socket.close()
+        finally:
+            self._runner.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._runner
+            self._end(ClientClosed("the client was closed"))
 
     @property
     def connected(self) -> Connected | None:
@@ -302,6 +307,8 @@ class HitherClient:
     async def _stay_connected(self) -> None:
         while True:
             code, reason = await self._connect_once()
+            if self._closed:
+                return
             delay_s = self._state.lost(code, reason)
             self._arrived.set()
             await asyncio.sleep(delay_s)

@@ -12,11 +12,25 @@ from hither_client.models import Ack, Content, Conversation, Friendship, History
 
 _T = TypeVar("_T")
 
-_CODES = (
-    ("OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS")
-    + ("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED")
-    + ("INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED")
-)
+_CODES: Mapping[int, str] = {
+    0: "OK",
+    1: "CANCELLED",
+    2: "UNKNOWN",
+    3: "INVALID_ARGUMENT",
+    4: "DEADLINE_EXCEEDED",
+    5: "NOT_FOUND",
+    6: "ALREADY_EXISTS",
+    7: "PERMISSION_DENIED",
+    8: "RESOURCE_EXHAUSTED",
+    9: "FAILED_PRECONDITION",
+    10: "ABORTED",
+    11: "OUT_OF_RANGE",
+    12: "UNIMPLEMENTED",
+    13: "INTERNAL",
+    14: "UNAVAILABLE",
+    15: "DATA_LOSS",
+    16: "UNAUTHENTICATED",
+}
 """Names of google.rpc.Code, by number."""
 
 
@@ -226,7 +240,7 @@ def _failure(response: httpx.Response) -> RequestFailed:
         unavailable = response.status_code in {502, 503, 504}
         return request_failed("UNAVAILABLE" if unavailable else "UNKNOWN", f"HTTP_{response.status_code}")
     return request_failed(
-        _CODES[status.code] if status.code < len(_CODES) else "UNKNOWN",
+        _CODES.get(status.code, "UNKNOWN"),
         next((one.reason for one in status.details if one.reason), ""),
         status.message,
         retry_after_s=next((float(one.retry_delay.rstrip("s")) for one in status.details if one.retry_delay), None),

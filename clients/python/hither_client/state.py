@@ -4,8 +4,9 @@
 """
 
 import enum
+import random
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -69,15 +70,21 @@ class Phase(enum.Enum):
 class ClientState:
     """What one device knows about its connection, its inbox and its open requests."""
 
-    def __init__(self, settings: ClientSettings, *, cursor: int | None = None, backoff: Backoff | None = None) -> None:
+    def __init__(
+        self,
+        settings: ClientSettings,
+        *,
+        cursor: int | None = None,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
         self.phase = Phase.OFFLINE
         self.welcome: Connected | None = None
         self.queue = EventQueue(settings.queue_limit)
         self.inbox = Inbox(cursor)
         self.outbox = Outbox(answer_deadline_s=settings.answer_deadline_s)
         self._settings = settings
-        self._backoff = backoff or Backoff(settings.first_retry_s, settings.retry_limit_s)
-        self._sync_backoff = Backoff(settings.first_retry_s, settings.retry_limit_s)
+        self._backoff = Backoff(settings.first_retry_s, settings.retry_limit_s, uniform=uniform)
+        self._sync_backoff = Backoff(settings.first_retry_s, settings.retry_limit_s, uniform=uniform)
         self._answers: list[tuple[str, Reply | RequestFailed]] = []
         self._tells: deque[bytes] = deque(maxlen=_TELLS)
         self._resume_token = ""
