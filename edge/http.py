@@ -9,7 +9,6 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeAlias
 
-import msgspec
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 from starlette.applications import Starlette
@@ -26,6 +25,7 @@ from discovery.contract import contract_files, methods
 from discovery.errors import Cancelled, DeadlineExceeded, HitherError, Internal, NotFound
 from edge.addresses import AddressLimiter
 from edge.asyncapi import asyncapi_document
+from edge.codec.json import to_json
 from edge.comments import Comments
 from edge.health import HealthReport
 from edge.http_settings import HttpSettings
@@ -81,8 +81,8 @@ def _documents(table: RouteTable, comments: Comments) -> list[Route]:
     asyncapi = asyncapi_document(methods().values(), comments)
     page = docs_page(openapi, asyncapi)
     return [
-        Route("/api/v1/openapi.json", _fixed(msgspec.json.encode(openapi), _JSON)),
-        Route("/api/v1/asyncapi.json", _fixed(msgspec.json.encode(asyncapi), _JSON)),
+        Route("/api/v1/openapi.json", _fixed(to_json(openapi), _JSON)),
+        Route("/api/v1/asyncapi.json", _fixed(to_json(asyncapi), _JSON)),
         Route("/docs", _fixed(page.html, "text/html; charset=utf-8", dict(page.headers))),
     ]
 
@@ -178,7 +178,7 @@ class _RestEndpoint:
 def _bug(operation: str) -> Answer:
     trace_id = uuid.uuid4().hex
     log.exception("rest_bug", operation=operation, trace_id=trace_id)
-    return failed(Internal(f"trace {trace_id}"))
+    return failed(Internal(f"internal error, trace {trace_id}"))
 
 
 def _response(http_method: str, answer: Answer) -> Response:
@@ -221,7 +221,7 @@ def _readiness(health: Health) -> _Responder:
             "parts": {name: why or "ready" for name, why in report.parts.items()},
         }
         headers = {"Content-Type": _JSON, "Cache-Control": "no-store"}
-        return _response(request.method, Answer(200 if report.ready else 503, msgspec.json.encode(body), headers))
+        return _response(request.method, Answer(200 if report.ready else 503, to_json(body), headers))
 
     return respond
 

@@ -6,6 +6,7 @@ allows exactly the style and the script that stand in it.
 
 import hashlib
 import json
+import re
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,8 +62,8 @@ def docs_page(openapi: Json, asyncapi: Json) -> Page:
     } One contract, two doors: REST under <code>/api/v1</code> and a WebSocket
 at <code>/ws</code>. For programs: <a href="/api/v1/openapi.json">OpenAPI 3.1</a> and
 <a href="/api/v1/asyncapi.json">AsyncAPI 3.0</a>.</p>
-<p class="lead">{escape(openapi["info"]["description"])}</p>
-<p class="lead">{escape(asyncapi["info"]["description"])}</p>
+<p class="lead">{_words(openapi["info"]["description"])}</p>
+<p class="lead">{_words(asyncapi["info"]["description"])}</p>
 {
         "".join(
             _section(tag["name"], tag["description"], [item for item in operations if item.group == tag["name"]])
@@ -143,7 +144,7 @@ def _operation(path: str, verb: str, operation: Json) -> str:
         )
     parts = [
         _head(verb.upper(), verb, f'<span class="path">{escape(path)}</span>', tags),
-        f"<p>{escape(operation['summary'])} {escape(operation.get('description', ''))}</p>",
+        f"<p>{_words(operation['summary'] + ' ' + operation.get('description', ''))}</p>",
     ]
     if parameters := operation.get("parameters"):
         rows = [
@@ -183,7 +184,7 @@ def _frame(message: Json, sent: bool, answers: Sequence[Json]) -> str:
     label, kind = ("send", "sends") if sent else ("get", "gets")
     parts = [
         _head(label, kind, f'<span class="path">{escape(message["name"])}</span>', []),
-        f"<p>{escape(message['summary'])}</p>",
+        f"<p>{_words(message['summary'])}</p>",
         _fields(message["payload"]),
     ]
     if answers:
@@ -194,7 +195,7 @@ def _frame(message: Json, sent: bool, answers: Sequence[Json]) -> str:
 
 
 def _schema_item(name: str, schema: Json) -> _Item:
-    words = f"<p>{escape(schema.get('description', ''))}</p>" if schema.get("description") else ""
+    words = f"<p>{_words(schema.get('description', ''))}</p>" if schema.get("description") else ""
     html = f'<h3><span class="path">{escape(name)}</span></h3>{words}{_fields(schema)}'
     return _Item(f"schema.{name}", "Messages and values", "", "", name, html)
 
@@ -218,7 +219,7 @@ def _fields(schema: Json) -> str:
 def _row(name: str, schema: Json, words: str, place: str, required: bool) -> str:
     need = '<span class="need">needed</span>' if required else ""
     where = f" in the {place}" if place else ""
-    said = escape(words) or "&nbsp;"
+    said = _words(words) or "&nbsp;"
     return f'<tr><th><code>{escape(name)}</code>{need}</th><td class="type">{_type(schema)}{where}</td><td>{said}</td></tr>'
 
 
@@ -253,9 +254,14 @@ def _limits(schema: Json) -> str:
     return "".join(f", {part}" for part in said)
 
 
+def _words(text: str) -> str:
+    """Prose; what stands in backquotes is code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+
+
 def _section(title: str, words: str, items: Sequence[_Item]) -> str:
     articles = "".join(f'<article id="{escape(item.anchor)}">{item.html}</article>' for item in items)
-    return f'<section><h2>{escape(title)}</h2><p class="lead">{escape(words)}</p>{articles}</section>'
+    return f'<section><h2>{escape(title)}</h2><p class="lead">{_words(words)}</p>{articles}</section>'
 
 
 def _contents(operations: Sequence[_Item], frames: Sequence[_Item], schemas: Mapping[str, Json]) -> str:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import parse_qsl
 
-import msgspec
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
@@ -19,7 +18,7 @@ from discovery.errors import HitherError, InvalidArgument, Unauthenticated
 from discovery.rpc.call import ANONYMOUS, Caller
 from discovery.rpc.status import http_code, to_status
 from edge.addresses import AddressLimiter
-from edge.codec.json import encode_message
+from edge.codec.json import encode_message, parse_json, to_json
 from edge.transcoding import Match, MethodNotAllowed, RouteTable, read_request
 from hither.mesh.v1 import options_pb2
 
@@ -91,7 +90,7 @@ class Rest:
         """Makes the call. Raises HitherError."""
         request = read_request(admitted.match, parse_query(query), parse_body(body))
         response = await self._calls.call(admitted.match.route.spec, request, admitted.caller)
-        return Answer(200, msgspec.json.encode(encode_message(response)), _private())
+        return Answer(200, to_json(encode_message(response)), _private())
 
 
 def bearer_token(authorization: str | None) -> str:
@@ -118,10 +117,7 @@ def parse_body(body: bytes) -> object | None:
     """The JSON of a body, None if it is empty. Raises InvalidArgument."""
     if not body:
         return None
-    try:
-        value: object = msgspec.json.decode(body)
-    except (ValueError, RecursionError):
-        raise InvalidArgument("the body is not JSON in UTF-8", reason="MALFORMED_FRAME") from None
+    value = parse_json(body)
     if value is None:
         raise InvalidArgument("the body must be a JSON object", reason="MALFORMED_FRAME")
     return value
@@ -139,7 +135,7 @@ def failed(error: HitherError) -> Answer:
         headers["Allow"] = ", ".join(error.allowed)
     if isinstance(error, BodyTooLarge):
         headers["Connection"] = "close"  # the rest of the body will not be read
-    return Answer(status_of(error), msgspec.json.encode(body), headers)
+    return Answer(status_of(error), to_json(body), headers)
 
 
 def status_of(error: HitherError) -> int:

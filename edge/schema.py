@@ -5,21 +5,20 @@ same; what JSON Schema cannot say (bytes of UTF-8, rules over several fields) is
 """
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import combinations
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from buf.validate import validate_pb2
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, EnumValueDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 
+from edge.codec.json import flat_kind
+from edge.codec.values import enum_prefix
 from edge.comments import Comments
 from hither.mesh.v1 import options_pb2
 
 Schema: TypeAlias = dict[str, "object"]
-
-KIND: Final = "kind"
-"""A message with a oneof of this name is written as one flat object whose `type` is the name of the filled field."""
 
 _FD = FieldDescriptor
 _WIDE = {_FD.CPPTYPE_INT64: "int64", _FD.CPPTYPE_UINT64: "uint64"}
@@ -101,13 +100,12 @@ class Schemas:
         return {**_scalar(found, rules), **({"format": "password"} if found.GetOptions().debug_redact else {})}
 
     def _described(self, of: Descriptor) -> Schema:
-        if KIND in of.oneofs_by_name:
-            return self._kinds(of)
-        return self.message(of)
+        kinds = flat_kind(of)
+        return self._kinds(of, kinds.values()) if kinds else self.message(of)
 
-    def _kinds(self, of: Descriptor) -> Schema:
+    def _kinds(self, of: Descriptor, kinds: Iterable[FieldDescriptor]) -> Schema:
         """One flat object for each field of the oneof `kind`, told apart by `type`."""
-        variants = {f"{of.name}.{kind.name}": self._kind(of, kind) for kind in of.oneofs_by_name[KIND].fields}
+        variants = {f"{of.name}.{kind.name}": self._kind(of, kind) for kind in kinds}
         self.components |= variants
         return {
             "description": self._comments.of(of.full_name),
@@ -129,7 +127,7 @@ class Schemas:
                 **{found.name: self.field(found) for found in beside},
                 **properties,
             },
-            "required": ["type", *required],
+            "required": ["type", *(found.name for found in beside if _always_sent(found)), *required],
         }
 
     def _enum(self, of: EnumDescriptor) -> Schema:
@@ -182,7 +180,7 @@ def enum_names(of: EnumDescriptor, without: Collection[int] = ()) -> list[str]:
 
 
 def _sent_values(of: EnumDescriptor) -> Iterator[tuple[EnumValueDescriptor, str]]:
-    prefix = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", of.name).upper() + "_"
+    prefix = enum_prefix(of)
     for value in of.values:
         if value.number != 0:
             yield value, value.name.removeprefix(prefix)
@@ -286,7 +284,7 @@ def _refuses_default(kind: str, rules: Message) -> bool:
 
 
 def _always_sent(found: FieldDescriptor) -> bool:
-    return not found.has_presence and found.message_type is None
+    return not found.has_presence
 
 
 def _exclusions(of: Descriptor, leave_out: Collection[str]) -> Iterator[Schema]:
