@@ -1,8 +1,9 @@
 """Accounts and sessions: signing up, signing in by password, and going on by refresh token."""
 
 import hmac
-import logging
 from dataclasses import dataclass
+
+import structlog
 
 from discovery.clock import Clock
 from discovery.rpc.call import Caller, Role
@@ -14,7 +15,7 @@ from services.directory.ports import DirectoryStore, Tables
 from services.directory.settings import DirectorySettings
 from services.directory.tokens import RefreshToken, TokenIssuer
 
-_log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ class SignIn:
                 return BadToken("The session is unknown or has ended.")
             if not hmac.compare_digest(session.token_hash, token.hash()):
                 await tables.sessions.remove(token.session_id)
-                _log.warning("a refresh token of %s was used again: its session ends", session.user_id)
+                log.warning("a refresh token was used again: its session ends", user_id=session.user_id)
                 return BadToken("The refresh token was used before; the session has ended.")
             if session.expire_time_ms <= self._clock.now_ms():
                 return ExpiredToken("The refresh token has run out.")

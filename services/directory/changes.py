@@ -5,10 +5,11 @@ So a line may come twice, or for nothing, and does no harm; one that is lost cos
 """
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
+
+import structlog
 
 from discovery.errors import Unavailable
 from services.directory.ports import DirectoryStore, Tables
@@ -19,7 +20,7 @@ TOPIC = "directory.changes"
 _LINES_IN_ONE = 200
 
 T = TypeVar("T")
-_log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 
 class News:
@@ -95,7 +96,7 @@ class Changes:
             await self._publish(lines)
         except (Unavailable, TimeoutError) as error:
             # The change stands, so the caller is not told otherwise.
-            _log.warning("a change is announced late: %s", type(error).__name__)
+            log.warning("a change is announced late", error=type(error).__name__)
             self._announce_later(lines)
 
     def _announce_later(self, lines: Iterable[str]) -> None:

@@ -1,9 +1,10 @@
 """The directory as a service: its servicer, and the work that goes on behind it."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
+
+import structlog
 
 from discovery.clock import Clock
 from discovery.errors import Aborted, ResourceExhausted, Unavailable
@@ -20,7 +21,7 @@ from services.ports.bus import Bus
 if TYPE_CHECKING:
     from discovery.mesh import Mesh
 
-_log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 
 class Directory:
@@ -86,5 +87,5 @@ class Directory:
             try:
                 await self.prune()
             except (Unavailable, ResourceExhausted, Aborted) as error:
-                _log.warning("pruning is put off: %s", error.reason)
+                log.warning("pruning is put off", reason=error.reason)
             await asyncio.sleep(self._settings.prune_interval_s)

@@ -60,7 +60,7 @@ class TokenIssuer:
         whole seconds. Raises ValueError for an anonymous caller, or one without the name that its role has.
         """
         role = _ROLES.get(caller.role)
-        subject = caller.service if caller.role is Role.SERVICE else caller.user_id
+        subject = caller.user_id if caller.role is Role.USER else caller.service
         if role is None or not subject:
             raise ValueError("a token names a user, a service or an operator")
         now_s = self._clock.now_ms() // 1000

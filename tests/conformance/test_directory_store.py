@@ -30,9 +30,9 @@ from services.directory.model import (
     User,
 )
 from services.directory.ports import DirectoryStore, Tables
+from services.storage.sql.directory import SqlDirectoryStore, SqlSettings, sqlite_url
 from services.storage.sql.migrations import VERSION_TABLE
 from services.storage.sql.schema import METADATA
-from services.storage.sql.store import SqlDirectoryStore, SqlSettings, sqlite_url
 
 POSTGRESQL_URL = os.environ.get("HITHER_TEST_POSTGRESQL_URL")
 ENGINES = ["sqlite", *(["postgresql"] if POSTGRESQL_URL else [])]
@@ -213,6 +213,7 @@ async def test_closing_waits_for_what_was_begun_and_refuses_what_comes_after(sto
     leave.set()
     await closing
 
+    assert under_way.done()
     assert await under_way is True
 
 
@@ -477,7 +478,7 @@ async def test_the_migrations_make_the_schema_that_the_code_uses(store: Director
 
 OPEN = """
 import asyncio, sys
-from services.storage.sql.store import SqlDirectoryStore
+from services.storage.sql.directory import SqlDirectoryStore
 async def main():
     store = await SqlDirectoryStore.open(sys.argv[1])
     await store.close()

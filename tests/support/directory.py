@@ -10,19 +10,21 @@ from google.protobuf.message import Message
 
 from discovery.errors import Unavailable
 from discovery.ids import Snowflakes
-from discovery.rpc.call import ANONYMOUS, Call, Caller, Role, serve_call
+from discovery.rpc.call import ANONYMOUS, Call, Caller, Role
+from discovery.rpc.dispatcher import Dispatcher
 from hither.directory.v1 import directory_service_pb2 as pb
 from services.directory.service import Directory
 from services.directory.settings import DirectorySettings
 from services.directory.tokens import TokenIssuer, generate_keys
 from services.ports.bus import Handler, Subscription
-from services.storage.sql.store import SqlDirectoryStore, sqlite_url
+from services.storage.sql.directory import SqlDirectoryStore, sqlite_url
 from tests.support.clock import ManualClock
 
 if TYPE_CHECKING:
     from discovery.mesh import Mesh
 
 CLUSTER = "test-cluster"
+_SERVICE = "hither.directory.v1.DirectoryService"
 PASSWORD = "correct horse"
 QUICK = DirectorySettings(hash_passes=1, hash_memory_kib=8)
 """Settings with hashes that take no time."""
@@ -66,12 +68,14 @@ class DirectoryDesk:
         no_mesh = cast("Mesh", None)
         self.directory = Directory(no_mesh, store, self.bus, issuer, Snowflakes(1, self.clock), self.clock, settings)
         self.servicer = self.directory.servicer
+        self._dispatcher = Dispatcher()
+        self._dispatcher.add(self.servicer, _SERVICE)
 
     async def call(self, method: Callable[[Q, object], Awaitable[A]], request: Q, caller: Caller) -> A:
         """One call, with its own identity."""
-        path = f"/hither.directory.v1.DirectoryService/{method.__name__}"
-        serve_call(Call(path, caller, time.monotonic() + 5, "trace"))
-        return await method(request, None)
+        path = f"/{_SERVICE}/{method.__name__}"
+        call = Call(path, caller, time.monotonic() + 5, "trace")
+        return cast(A, await self._dispatcher.dispatch(path, request, call))
 
     async def by(self, user_id: str, method: Callable[[Q, object], Awaitable[A]], request: Q) -> A:
         """A call of a signed-in user."""

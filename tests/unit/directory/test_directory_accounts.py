@@ -63,6 +63,13 @@ async def test_another_sign_up_under_a_used_request_id_is_refused(desk: Director
     assert [violation.field for violation in refused.value.violations] == ["request_id"]
 
 
+async def test_a_password_is_no_part_of_what_is_stored_to_tell_requests_apart(desk: DirectoryDesk) -> None:
+    first = await create(desk, "alice", name="Alice", request_id="r1")
+    request = pb.CreateUserRequest(user_id="alice", name="Alice", password="battery staple", request_id="r1")
+
+    assert await desk.by_nobody(desk.servicer.CreateUser, request) == first
+
+
 async def test_a_request_id_of_one_user_means_nothing_for_another(desk: DirectoryDesk) -> None:
     await create(desk, "alice", request_id="r1")
 

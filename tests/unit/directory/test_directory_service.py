@@ -1,6 +1,8 @@
 """What goes on behind the servicer: announcing, pruning, ending."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar, cast
 
 import pytest
 
@@ -11,6 +13,8 @@ from services.directory.model import AnswerKey
 from services.directory.ports import Tables
 from services.directory.settings import DirectorySettings
 from tests.support.directory import DirectoryDesk, RememberingBus
+
+T = TypeVar("T")
 
 
 class GatedBus(RememberingBus):
@@ -51,6 +55,26 @@ async def test_a_change_that_is_refused_is_not_announced(desk: DirectoryDesk) ->
 async def refuse(_tables: Tables, news: News) -> None:
     news.members_changed("g.1")
     raise LookupError
+
+
+async def test_a_change_that_is_run_twice_is_announced_once() -> None:
+    bus = RememberingBus()
+
+    class RepeatingStore:
+        async def read(self, work: Callable[[Tables], Awaitable[T]]) -> T:
+            raise NotImplementedError
+
+        async def write(self, work: Callable[[Tables], Awaitable[T]]) -> T:
+            no_tables = cast(Tables, None)
+            await work(no_tables)
+            return await work(no_tables)
+
+        async def close(self) -> None:
+            raise NotImplementedError
+
+    await Changes(RepeatingStore(), bus, DirectorySettings()).write(change)
+
+    assert bus.lines == ["conversation g.1"]
 
 
 async def test_a_change_stands_and_is_announced_late_when_the_bus_is_away(desk: DirectoryDesk) -> None:

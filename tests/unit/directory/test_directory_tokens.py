@@ -6,6 +6,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from discovery.rpc.call import ANONYMOUS, Caller, Role
+from discovery.rpc.tokens import TokenVerifier
 from services.directory.tokens import RefreshToken, TokenIssuer, generate_keys
 from tests.support.clock import ManualClock
 
@@ -22,7 +23,7 @@ def claims(token: str) -> dict[str, object]:
     [
         (Caller(Role.USER, user_id="alice", device_id="phone"), {"sub": "alice", "dev": "phone", "rol": "user"}),
         (Caller(Role.SERVICE, service="edge"), {"sub": "edge", "dev": "", "rol": "service"}),
-        (Caller(Role.ADMIN, user_id="root"), {"sub": "root", "dev": "", "rol": "admin"}),
+        (Caller(Role.ADMIN, service="hither-status"), {"sub": "hither-status", "dev": "", "rol": "admin"}),
     ],
 )
 def test_a_token_says_who_calls_and_how_long_it_is_good(caller: Caller, named: dict[str, str]) -> None:
@@ -33,10 +34,24 @@ def test_a_token_says_who_calls_and_how_long_it_is_good(caller: Caller, named: d
     assert found == {"iss": "hither", "aud": "c1", "iat": now_s, "exp": now_s + 60, **named}
 
 
+@pytest.mark.parametrize(
+    "caller",
+    [
+        Caller(Role.USER, user_id="alice", device_id="phone"),
+        Caller(Role.SERVICE, service="edge"),
+        Caller(Role.ADMIN, service="hither-status"),
+    ],
+)
+def test_a_verifier_finds_the_caller_in_a_token(caller: Caller) -> None:
+    token = TokenIssuer(KEYS.private_pem, "c1", CLOCK).issue(caller, ttl_s=60)
+
+    assert TokenVerifier(KEYS.public_pem, "c1", CLOCK).verify(token) == caller
+
+
 def test_no_two_tokens_are_alike() -> None:
     issuer = TokenIssuer(KEYS.private_pem, "c1", CLOCK)
 
-    assert issuer.issue(Caller(Role.ADMIN, user_id="a"), 60) != issuer.issue(Caller(Role.ADMIN, user_id="a"), 60)
+    assert issuer.issue(Caller(Role.ADMIN, service="a"), 60) != issuer.issue(Caller(Role.ADMIN, service="a"), 60)
 
 
 @pytest.mark.parametrize("caller", [ANONYMOUS, Caller(Role.USER), Caller(Role.SERVICE, user_id="alice")])

@@ -1,7 +1,6 @@
 """The directory store on SQL: opens the database, brings its schema up to date, and runs transactions."""
 
 import asyncio
-import logging
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
 
+import structlog
 from sqlalchemy import URL, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -23,7 +23,7 @@ from services.storage.sql.migrations import migrate
 from services.storage.sql.people import SqlFriendships, SqlSessions, SqlUsers
 
 T = TypeVar("T")
-_log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ class SqlDirectoryStore:
                 broken = error.connection_invalidated
                 if not broken and not is_conflict(error, self._dialect):
                     raise
-                _log.debug("a transaction lost a race or its connection and is run again", exc_info=error)
+                log.debug("a transaction lost a race or its connection and is run again", error=str(error.orig))
             # Full jitter: who lost to each other must not meet again.
             longest_s = min(self._settings.retry_base_s * 2**attempt, self._settings.retry_most_s)
             await asyncio.sleep(random.uniform(0, longest_s))  # noqa: S311
