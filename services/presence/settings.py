@@ -29,6 +29,8 @@ class PresenceSettings:
     """When the directory or the bus is asked again after a failure."""
     friends_refresh_s: float = 300.0
     """How long a change of friendships can go unnoticed when its announcement was lost."""
+    engine_timeout_s: float = 2.0
+    """How long an engine may take before what it was asked for counts as failed and is tried again."""
     events_at_once: int = 1_000
     """Events that gather into one delivery; the news of one user are never split."""
     page_size: int = 50

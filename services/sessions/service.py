@@ -1,8 +1,7 @@
 """The sessions service of one process: its servicer, and the evictions behind it."""
 
-from typing import TYPE_CHECKING
-
 from discovery.clock import Clock
+from discovery.mesh import Mesh
 from services.delivery import Delivery
 from services.ports.cache import Cache
 from services.ports.device_store import DeviceStore
@@ -12,9 +11,6 @@ from services.sessions.registry import ConnectionRegistry
 from services.sessions.servicer import SessionsServicer
 from services.sessions.settings import SessionsSettings
 
-if TYPE_CHECKING:
-    from discovery.mesh import Mesh
-
 
 class Sessions:
     """Which devices users have, and who holds their connections. `servicer` answers from the start; replaced connections
@@ -23,7 +19,7 @@ class Sessions:
 
     def __init__(
         self,
-        mesh: "Mesh",
+        mesh: Mesh,
         cache: Cache,
         devices: DeviceStore,
         clock: Clock,
