@@ -43,6 +43,9 @@ DEFAULT_TIMEOUT_S: Final = 5.0
 """Deadline of a stub's call that names none, in seconds."""
 DELIVER_TIMEOUT_S: Final = 2.0
 
+_OF_EVERY_PROCESS: Final = "hither.mesh."
+"""Services of this package are served by every process for itself, so there is nothing to route."""
+
 _ATTEMPTS: Final = 6
 _FIRST_BACKOFF_S: Final = 0.02
 _NO_OWNER_RETRY_AFTER_S: Final = 1.0
@@ -130,6 +133,8 @@ class Mesh:
         self._serving = True
         self._state = InstanceState.SERVING
         for service in sorted(self.dispatcher.services):
+            if service.startswith(_OF_EVERY_PROCESS):
+                continue
             await self._membership.put(self._instance(service, self.instance_id))
         for edge_id in list(self._edges):
             await self._membership.put(self._instance(DELIVER_SERVICE, edge_id))

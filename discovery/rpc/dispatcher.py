@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 import structlog
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from discovery.contract import MethodSpec, service_methods
 from discovery.errors import (
     DeadlineExceeded,
     HitherError,
     Internal,
+    InvalidArgument,
     NotOwner,
     PermissionDenied,
     ResourceExhausted,
@@ -98,6 +99,22 @@ class Dispatcher:
         """The methods that are served."""
         return tuple(method.spec for method in self._methods.values())
 
+    def find(self, method: str) -> MethodSpec | None:
+        """The method of that path, if it is served here."""
+        entry = self._methods.get(method)
+        return None if entry is None else entry.spec
+
+    async def dispatch_bytes(self, method: str, payload: bytes, call: Call) -> bytes:
+        """As `dispatch`, for who has the messages serialised. Also raises InvalidArgument (MALFORMED_FRAME)."""
+        entry = self._methods.get(method)
+        if entry is None:
+            raise Unimplemented(f"no method {method} here", reason="UNKNOWN_TYPE")
+        try:
+            request = entry.spec.request_type.FromString(payload)
+        except DecodeError:
+            raise InvalidArgument(f"no {entry.spec.request_type.__name__}", reason="MALFORMED_FRAME") from None
+        return (await self.dispatch(method, request, call)).SerializeToString()
+
     def add(self, servicer: object, service: str) -> None:
         """Serves the unary RPCs of the service (full name) with the methods of that name of `servicer`.
 
@@ -136,8 +153,6 @@ class Dispatcher:
         started_s = time.monotonic()
         code = "OK"
         try:
-            if call.deadline_s <= started_s:
-                raise DeadlineExceeded("no time was left when the call came")
             self._admit(entry, request, call)
             return await self._serve(entry, request, call, outer)
         except HitherError as error:
@@ -165,6 +180,8 @@ class Dispatcher:
         return _Method(spec, handler, self._metrics.of(spec.path), router)
 
     def _admit(self, entry: _Method, request: Message, call: Call) -> None:
+        if call.remaining_s() <= 0:
+            raise DeadlineExceeded("no time was left when the call came")
         check_access(entry.spec, call.caller)
         fill(request, call.caller)
         validate(request)

@@ -1,0 +1,229 @@
+"""The serving end between processes: a gRPC server over a dispatcher.
+
+A service author gets health, reflection, status, relay and metrics with it without writing a line. It decodes, says
+who calls until when, and encodes; all decisions are the dispatcher's.
+"""
+
+import ipaddress
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from grpc_status import rpc_status
+
+from discovery.contract import methods
+from discovery.errors import HitherError, Internal, InvalidArgument, Unavailable
+from discovery.mesh import DELIVER_SERVICE, DeliverHandler, Mesh
+from discovery.rpc.call import Call
+from discovery.rpc.deliver import EDGE_KEY
+from discovery.rpc.dispatcher import Dispatcher, check_access
+from discovery.rpc.identity import TRACEPARENT, authenticate, new_trace_id, trace_of
+from discovery.rpc.peers import MAX_MESSAGE_BYTES
+from discovery.rpc.relay import RelaySession
+from discovery.rpc.status import to_status
+from discovery.rpc.status_servicer import STATUS_SERVICE, StatusServicer
+from discovery.rpc.tokens import TokenVerifier
+from hither.edge.v1 import deliver_pb2
+from hither.mesh.v1 import relay_pb2
+
+RELAY_SERVICE: Final = "hither.mesh.v1.RelayService"
+MAX_TIMEOUT_S: Final = 600.0
+"""The longest deadline that a call gets, and the one of a call that came without."""
+
+_HEALTH: Final = "grpc.health.v1.Health"
+_DELIVER: Final = f"/{DELIVER_SERVICE}/Deliver"
+_RELAY: Final = f"/{RELAY_SERVICE}/Exchange"
+_OPTIONS: Final = (
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+)
+_CANCEL_S: Final = 1.0
+
+log = structlog.get_logger(__name__)
+
+_Context = grpc.aio.ServicerContext[bytes, bytes]
+_Batch = TypeVar("_Batch", relay_pb2.RelayBatch, deliver_pb2.DeliverBatch)
+
+
+class RpcServer:
+    """`async with RpcServer(mesh, verifier, "127.0.0.1:0") as server:` listens; leaving it hangs up at once, so `drain`
+    before. Services must have been added to the mesh's dispatcher, for reflection to show them. Without a verifier
+    everyone is anonymous.
+
+    There is no TLS yet, so ValueError for an address that is not loopback; RuntimeError if the port is taken.
+    """
+
+    def __init__(self, mesh: Mesh, verifier: TokenVerifier | None, address: str = "127.0.0.1:0") -> None:
+        self._host = address.rpartition(":")[0]
+        if not _is_loopback(self._host):
+            raise ValueError(f"{address}: without TLS, gRPC stays on loopback")
+        self._mesh = mesh
+        self._dispatcher = mesh.dispatcher
+        self._verifier = verifier
+        self._wanted = address
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(options=_OPTIONS)
+        self.port = 0
+        """The port it listens on, once entered."""
+        if STATUS_SERVICE not in self._dispatcher.services:
+            cluster = verifier.cluster if verifier else ""
+            self._dispatcher.add(StatusServicer(mesh, cluster), STATUS_SERVICE)
+
+    @property
+    def address(self) -> str:
+        """Where it listens, as host:port."""
+        return f"{self._host}:{self.port}"
+
+    async def __aenter__(self) -> Self:
+        """Listens."""
+        streams = _Streams(self._mesh, self._verifier)
+        self._server.add_generic_rpc_handlers((_Handlers(self._dispatcher, self._verifier, streams),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        services = [*sorted(self._dispatcher.services), RELAY_SERVICE, DELIVER_SERVICE]
+        reflection.enable_server_reflection([*services, _HEALTH, reflection.SERVICE_NAME], self._server)
+        self.port = self._server.add_insecure_port(self._wanted)
+        await self._server.start()
+        for service in ("", *services):
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Hangs up."""
+        await self._server.stop(grace=0)
+
+    async def drain(self, grace_s: float) -> None:
+        """Ends gracefully: health says NOT_SERVING, the mesh sends new work elsewhere, what runs may go on for `grace_s`
+        seconds, then the server hangs up.
+        """
+        await self._health.enter_graceful_shutdown()
+        try:
+            await self._mesh.drain()
+        except HitherError as failed:
+            log.warning("the registry does not know of the drain", reason=failed.reason)
+        await self._server.stop(grace=grace_s)
+
+
+class _Handlers(grpc.GenericRpcHandler):
+    """Finds the handler of a method. Messages are decoded behind it, so that a malformed one gets a typed answer."""
+
+    def __init__(self, dispatcher: Dispatcher, verifier: TokenVerifier | None, streams: "_Streams") -> None:
+        self._dispatcher = dispatcher
+        self._verifier = verifier
+        self._handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
+            _RELAY: grpc.stream_stream_rpc_method_handler(streams.exchange),
+            _DELIVER: grpc.stream_stream_rpc_method_handler(streams.deliver),
+        }
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes] | None:
+        """Called by gRPC for every call."""
+        handler = self._handlers.get(details.method)
+        if handler is None and self._dispatcher.find(details.method):
+            unary = self._unary(details.method)
+            handler = self._handlers[details.method] = grpc.unary_unary_rpc_method_handler(unary)
+        return handler
+
+    def _unary(self, method: str) -> Callable[[bytes, _Context], Awaitable[bytes]]:
+        async def handle(payload: bytes, context: _Context) -> bytes:
+            try:
+                call = _call(method, context, self._verifier)
+                return await self._dispatcher.dispatch_bytes(method, payload, call)
+            except HitherError as error:
+                return await _abort(context, error)
+
+        return handle
+
+
+class _Streams:
+    """The streams that a process serves beside its unary methods."""
+
+    def __init__(self, mesh: Mesh, verifier: TokenVerifier | None) -> None:
+        self._mesh = mesh
+        self._verifier = verifier
+
+    async def exchange(self, requests: AsyncIterator[bytes], context: _Context) -> None:
+        """RelayService.Exchange."""
+
+        async def write(batch: relay_pb2.RelayBatch) -> None:
+            await context.write(batch.SerializeToString())
+
+        try:
+            check_access(methods()[_RELAY], _call(_RELAY, context, self._verifier).caller)
+            await RelaySession(self._mesh.dispatcher).serve(_decoded(requests, relay_pb2.RelayBatch), write)
+        except HitherError as error:
+            await _abort(context, error)
+
+    async def deliver(self, requests: AsyncIterator[bytes], context: _Context) -> None:
+        """DeliverService.Deliver."""
+        try:
+            check_access(methods()[_DELIVER], _call(_DELIVER, context, self._verifier).caller)
+            edge_id = _text(dict(context.invocation_metadata() or ()).get(EDGE_KEY))
+            last = 0
+            async for batch in _decoded(requests, deliver_pb2.DeliverBatch):
+                if batch.seq != last + 1:
+                    raise InvalidArgument(f"batch {batch.seq} came after {last}")
+                last = batch.seq
+                gone = self._hand_over(edge_id, batch)
+                await context.write(deliver_pb2.DeliverBatch(ack=last, gone=gone).SerializeToString())
+        except HitherError as error:
+            await _abort(context, error)
+
+    def _hand_over(self, edge_id: str, batch: deliver_pb2.DeliverBatch) -> list[int]:
+        edges = self._mesh.edges
+        handler: DeliverHandler | None = edges.get(edge_id)
+        if handler is None:
+            raise Unavailable(f"no edge {edge_id} here", reason="NO_OWNER")
+        try:
+            return list(handler(batch))
+        except Exception:
+            trace_id = new_trace_id()
+            log.exception("an edge failed to take a batch", edge_id=edge_id, trace_id=trace_id)
+            raise Internal(f"internal error, trace {trace_id}") from None
+
+
+async def _decoded(requests: AsyncIterator[bytes], kind: type[_Batch]) -> AsyncIterator[_Batch]:
+    async for payload in requests:
+        try:
+            yield kind.FromString(payload)
+        except DecodeError:
+            raise InvalidArgument(f"no {kind.__name__}", reason="MALFORMED_FRAME") from None
+
+
+def _call(method: str, context: _Context, verifier: TokenVerifier | None) -> Call:
+    metadata = tuple(context.invocation_metadata() or ())
+    remaining_s = context.time_remaining()
+    timeout_s = MAX_TIMEOUT_S if remaining_s is None else min(remaining_s, MAX_TIMEOUT_S)
+    return Call(
+        method=method,
+        caller=authenticate(metadata, verifier),
+        deadline_s=time.monotonic() + timeout_s,
+        trace_id=trace_of(dict(metadata).get(TRACEPARENT)),
+    )
+
+
+async def _abort(context: _Context, error: HitherError) -> bytes:
+    """Ends the call with the error's status. Does not return."""
+    await context.abort_with_status(rpc_status.to_status(to_status(error)))
+    raise AssertionError("abort_with_status returned")
+
+
+def _text(value: str | bytes | None) -> str:
+    return value.decode("ascii", "replace") if isinstance(value, bytes) else value or ""
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
