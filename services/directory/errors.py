@@ -90,6 +90,12 @@ class DirectConversation(FailedPrecondition):
     reason = "DIRECT_CONVERSATION"
 
 
+def check_text(field: str, text: str) -> None:
+    """Passes if every store can keep the text. Raises InvalidArgument if it holds a NUL, which not every one can."""
+    if "\0" in text:
+        raise invalid_field(field, "must not hold a NUL")
+
+
 def invalid_field(field: str, rule: str) -> InvalidArgument:
     """A request whose `field` breaks a rule that the contract states in words only."""
     return InvalidArgument(f"{field} {rule}.", violations=(Violation(field, rule),))

@@ -14,6 +14,7 @@ from hither.directory.v1.directory_service_pb2_grpc import DirectoryServiceServi
 from services.directory import accounts, answers, conversations, friends
 from services.directory.accounts import SignIn
 from services.directory.changes import Changes, News
+from services.directory.errors import check_text
 from services.directory.model import AnswerKey, Conversation, Kind, User
 from services.directory.passwords import Passwords
 from services.directory.ports import DirectoryStore, Tables
@@ -54,6 +55,8 @@ class DirectoryServicer(DirectoryServiceServicer):
 
     async def CreateUser(self, request: pb.CreateUserRequest, context: object) -> pb.CreateUserResponse:
         """See the contract."""
+        check_text("name", request.name)
+        check_text("request_id", request.request_id)
         # Nobody is signed in yet: the id is the caller's as the user that it becomes.
         key = AnswerKey(request.user_id, current_call().method, request.request_id)
 
@@ -152,6 +155,8 @@ class DirectoryServicer(DirectoryServiceServicer):
     ) -> pb.CreateConversationResponse:
         """See the contract."""
         caller_id = _caller_id()
+        check_text("name", request.name)
+        check_text("request_id", request.request_id)
         key = AnswerKey(caller_id, current_call().method, request.request_id)
         group = Conversation(f"g.{self._snowflakes.next()}", Kind.GROUP, request.name, self._clock.now_ms(), members=())
 

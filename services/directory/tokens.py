@@ -1,5 +1,6 @@
 """Tokens: access tokens that any process of the cluster can verify, and refresh tokens that only the directory knows."""
 
+import re
 import secrets
 from dataclasses import dataclass
 from hashlib import sha256
@@ -22,6 +23,7 @@ _ISSUER: Final = "hither"
 _ROLES: Final = {Role.USER: "user", Role.SERVICE: "service", Role.ADMIN: "admin"}
 _SESSION_ID_BYTES = 16
 _SECRET_BYTES = 32
+_REFRESH_TOKEN = re.compile(r"(?P<session_id>[A-Za-z0-9_-]{1,64})\.(?P<secret>[A-Za-z0-9_-]{1,64})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +94,8 @@ class RefreshToken:
     @classmethod
     def parse(cls, text: str) -> "RefreshToken | None":
         """The token that `text` is the form of; None if it is none."""
-        session_id, dot, secret = text.partition(".")
-        if not (session_id and dot and secret):
-            return None
-        return cls(session_id, secret)
+        found = _REFRESH_TOKEN.fullmatch(text)
+        return None if found is None else cls(found["session_id"], found["secret"])
 
     def next(self) -> "RefreshToken":
         """The token that takes this one's place."""

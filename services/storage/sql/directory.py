@@ -85,7 +85,12 @@ class SqlDirectoryStore:
         """
         chosen = settings or SqlSettings()
         engine = create_async_engine(
-            url, pool_size=chosen.connections, max_overflow=0, pool_timeout=chosen.transaction_timeout_s
+            url,
+            pool_size=chosen.connections,
+            max_overflow=0,
+            pool_timeout=chosen.transaction_timeout_s,
+            # Parameters are people's data, password hashes among them: none of it goes into errors and logs.
+            hide_parameters=True,
         )
         store = cls(engine, chosen)
         try:

@@ -63,6 +63,16 @@ async def test_another_sign_up_under_a_used_request_id_is_refused(desk: Director
     assert [violation.field for violation in refused.value.violations] == ["request_id"]
 
 
+@pytest.mark.parametrize(("name", "request_id", "field"), [("A\0", "", "name"), ("A", "r\0", "request_id")])
+async def test_a_text_that_not_every_store_can_keep_is_refused(
+    desk: DirectoryDesk, name: str, request_id: str, field: str
+) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        await create(desk, "alice", name=name, request_id=request_id)
+
+    assert [violation.field for violation in refused.value.violations] == [field]
+
+
 async def test_a_password_is_no_part_of_what_is_stored_to_tell_requests_apart(desk: DirectoryDesk) -> None:
     first = await create(desk, "alice", name="Alice", request_id="r1")
     request = pb.CreateUserRequest(user_id="alice", name="Alice", password="battery staple", request_id="r1")

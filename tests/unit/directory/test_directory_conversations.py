@@ -83,6 +83,11 @@ async def test_a_request_id_that_was_used_for_another_group_is_refused(desk: Dir
         await desk.group("alice", "carol", request_id="r1")
 
 
+async def test_a_group_cannot_have_a_name_that_not_every_store_can_keep(desk: DirectoryDesk) -> None:
+    with pytest.raises(InvalidArgument):
+        await desk.group("alice", name="Tr\0io")
+
+
 async def test_each_request_without_an_id_makes_a_group(desk: DirectoryDesk) -> None:
     assert await desk.group("alice", "bob") != await desk.group("alice", "bob")
 
