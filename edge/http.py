@@ -6,13 +6,12 @@ A shell: it moves bytes, keeps time and counts; what a request means is decided 
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
@@ -22,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from discovery.clock import Clock, SystemClock
 from discovery.contract import contract_files, methods
-from discovery.errors import Cancelled, DeadlineExceeded, HitherError, Internal, NotFound
+from discovery.errors import Cancelled, DeadlineExceeded, HitherError, Internal
 from edge.addresses import AddressLimiter
 from edge.asyncapi import asyncapi_document
 from edge.codec.json import to_json
@@ -38,8 +37,7 @@ log = structlog.get_logger(__name__)
 
 _JSON = "application/json"
 _UNROUTED = "none"
-
-_Responder: TypeAlias = Callable[[Request], Awaitable[Response]]
+_READING = ("GET", "HEAD")
 
 
 class Health(Protocol):
@@ -72,7 +70,6 @@ def build_app(
             Route("/{path:path}", endpoint),
         ],
         middleware=_cross_origin(settings.allowed_origins.split()),
-        exception_handlers={HTTPException: _refused},
     )
 
 
@@ -83,7 +80,7 @@ def _documents(table: RouteTable, comments: Comments) -> list[Route]:
     return [
         Route("/api/v1/openapi.json", _fixed(to_json(openapi), _JSON)),
         Route("/api/v1/asyncapi.json", _fixed(to_json(asyncapi), _JSON)),
-        Route("/docs", _fixed(page.html, "text/html; charset=utf-8", dict(page.headers))),
+        Route("/docs", _fixed(page.html, "text/html; charset=utf-8", page.headers)),
     ]
 
 
@@ -189,45 +186,45 @@ def _response(http_method: str, answer: Answer) -> Response:
     return Response(answer.body, answer.status, headers)
 
 
-async def _refused(request: Request, error: Exception) -> Response:
-    """A fixed path under a method that it does not take."""
-    assert isinstance(error, HTTPException)  # it is registered for nothing else
-    allowed = (error.headers or {}).get("Allow", "")
-    wrong = (
-        MethodNotAllowed(sorted(allowed.split(", "))) if allowed else NotFound("no such path", reason="NO_SUCH_ROUTE")
+class _Page:
+    """What a fixed path shows to who reads it."""
+
+    def __init__(self, show: Callable[[], Answer]) -> None:
+        self._show = show
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI application."""
+        method: str = scope["method"]
+        answer = self._show() if method in _READING else failed(MethodNotAllowed(_READING))
+        await _response(method, answer)(scope, receive, send)
+
+
+def _fixed(body: bytes, media_type: str, headers: Mapping[str, str] | None = None) -> _Page:
+    shown = Answer(
+        200,
+        body,
+        {
+            "Content-Type": media_type,
+            "Cache-Control": "no-cache",
+            "X-Content-Type-Options": "nosniff",
+            **(headers or {}),
+        },
     )
-    return _response(request.method, failed(wrong))
+    return _Page(lambda: shown)
 
 
-def _fixed(body: bytes, media_type: str, headers: dict[str, str] | None = None) -> _Responder:
-    fixed = {
-        "Cache-Control": "no-cache",
-        "X-Content-Type-Options": "nosniff",
-        "Content-Type": media_type,
-        **(headers or {}),
-    }
-
-    async def respond(request: Request) -> Response:
-        return _response(request.method, Answer(200, body, fixed))
-
-    return respond
-
-
-def _readiness(health: Health) -> _Responder:
-    async def respond(request: Request) -> Response:
+def _readiness(health: Health) -> _Page:
+    def show() -> Answer:
         report = health()
         body = {
             "status": "ready" if report.ready else "not ready",
             "parts": {name: why or "ready" for name, why in report.parts.items()},
         }
         headers = {"Content-Type": _JSON, "Cache-Control": "no-store"}
-        return _response(request.method, Answer(200 if report.ready else 503, to_json(body), headers))
+        return Answer(200 if report.ready else 503, to_json(body), headers)
 
-    return respond
+    return _Page(show)
 
 
-def _metrics(registry: CollectorRegistry) -> _Responder:
-    async def respond(request: Request) -> Response:
-        return _response(request.method, Answer(200, generate_latest(registry), {"Content-Type": CONTENT_TYPE_LATEST}))
-
-    return respond
+def _metrics(registry: CollectorRegistry) -> _Page:
+    return _Page(lambda: Answer(200, generate_latest(registry), {"Content-Type": CONTENT_TYPE_LATEST}))
