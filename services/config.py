@@ -1,0 +1,115 @@
+"""The configuration of a process: one frozen value, from a TOML file and `HITHER_*` variables.
+
+A section of the file is the settings of one room: `[edge] frames_per_s = 500`. A variable names section and key:
+`HITHER_EDGE_FRAMES_PER_S=500`, and wins over the file. What no setting knows is refused, with its name.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edge.http_settings import HttpSettings
+from edge.settings import EdgeSettings
+from services.directory.settings import DirectorySettings
+from services.messaging.settings import MessagingSettings
+from services.presence.settings import PresenceSettings
+from services.sessions.settings import SessionsSettings
+
+_PREFIX = "HITHER_"
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the message says which setting and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSettings:
+    """The process itself."""
+
+    host: str = "127.0.0.1"
+    """Address of the public port."""
+    port: int = 8080
+    """Public port for HTTP and WebSocket; 0 takes a free one."""
+    grpc_port: int = 0
+    """Loopback port for gRPC; 0 takes a free one."""
+    data: str = ".hither"
+    """The data directory."""
+    behind_tls_proxy: bool = False
+    """Says that something in front of a public port off loopback speaks TLS to the clients."""
+    partitions: int = 16
+    """Partitions of the cluster; fixed for the life of its data."""
+    drain_s: float = 5.0
+    """How long a stop may take to send clients elsewhere, in seconds."""
+    log_level: str = "info"
+    """debug, info, warning or error."""
+    log_json: bool = False
+    """Log lines as JSON instead of text."""
+    cache_keys: int = 1_000_000
+    """Keys that the embedded cache holds at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that can be set."""
+
+    process: ProcessSettings = field(default_factory=ProcessSettings)
+    edge: EdgeSettings = field(default_factory=EdgeSettings)
+    http: HttpSettings = field(default_factory=HttpSettings)
+    messaging: MessagingSettings = field(default_factory=MessagingSettings)
+    sessions: SessionsSettings = field(default_factory=SessionsSettings)
+    presence: PresenceSettings = field(default_factory=PresenceSettings)
+    directory: DirectorySettings = field(default_factory=DirectorySettings)
+
+    def shown(self) -> dict[str, dict[str, Any]]:
+        """The settings for the log. None of them is a secret: those live in the data directory."""
+        return asdict(self)
+
+
+def load_config(file: Path | None, environment: Mapping[str, str], overrides: Mapping[str, object]) -> Config:
+    """The configuration from a TOML file (if given), then the environment, then the command line (`overrides`: keys of
+    the process section). Raises ConfigError.
+    """
+    sections: dict[str, dict[str, Any]] = {section.name: {} for section in fields(Config)}
+    if file is not None:
+        _merge_file(sections, file)
+    _merge_environment(sections, environment)
+    sections["process"].update(overrides)
+    return Config(
+        **{section.name: _section(section.type, section.name, sections[section.name]) for section in fields(Config)}
+    )
+
+
+def _merge_file(sections: dict[str, dict[str, Any]], file: Path) -> None:
+    try:
+        content = tomllib.loads(file.read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{file}: {error}") from error
+    for name, values in content.items():
+        if name not in sections or not isinstance(values, dict):
+            raise ConfigError(f"{file}: no section [{name}]; there are {', '.join(sections)}")
+        sections[name].update(values)
+
+
+def _merge_environment(sections: dict[str, dict[str, Any]], environment: Mapping[str, str]) -> None:
+    for variable, value in environment.items():
+        if not variable.startswith(_PREFIX):
+            continue
+        section, _, key = variable.removeprefix(_PREFIX).lower().partition("_")
+        if section in sections:
+            sections[section][key] = value
+        elif section != "require":  # HITHER_REQUIRE_SERVERS speaks to the tests
+            raise ConfigError(f"{variable}: no section {section}; there are {', '.join(sections)}")
+
+
+def _section(kind: Any, name: str, values: dict[str, Any]) -> Any:
+    known = {setting.name for setting in fields(kind)}
+    if unknown := sorted(values.keys() - known):
+        raise ConfigError(f"{name}: no setting {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+    try:
+        return msgspec.convert(values, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{name}: {error}") from error

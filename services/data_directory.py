@@ -1,0 +1,128 @@
+"""The data directory of a process that runs whole: its files, its keys, and the lock that keeps a second process out.
+
+    DIR/cluster-id          names the cluster; a token of another cluster is refused
+    DIR/keys/signing.pem    Ed25519 private key that signs access tokens (0600)
+    DIR/keys/verify.pem     its public half
+    DIR/keys/resume.key     secret behind the resume tokens of the edge (0600)
+    DIR/*.db                the engines' files
+    DIR/run.json            where the running process listens; absent when none runs
+
+Keys and the cluster id are made at the first start. Files with secrets are never readable by others, not even for
+the moment between making and writing them.
+"""
+
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from services.directory.tokens import generate_keys
+
+
+class DataDirectoryBusy(Exception):
+    """Another process runs on this data directory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The secrets of a cluster."""
+
+    signing_pem: bytes
+    verify_pem: bytes
+    resume_key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """Where a process listens: its id, the address of HTTP and WebSocket, and the address of gRPC as host:port."""
+
+    pid: int
+    url: str
+    grpc_address: str
+
+
+class DataDirectory:
+    """Opens the directory, making it and its keys if need be. Raises OSError if it cannot be written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (path / "keys").mkdir(mode=0o700, exist_ok=True)
+        with self._locked("keys.lock", wait=True):
+            self.cluster = self._once("cluster-id", lambda: f"hither-{secrets.token_hex(8)}".encode()).decode()
+            self.keys = self._make_keys()
+
+    def database(self, name: str) -> Path:
+        """The file of an engine."""
+        return self.path / f"{name}.db"
+
+    @contextmanager
+    def exclusively(self) -> Iterator[None]:
+        """Keeps every other process off the directory for the time of the block. Raises DataDirectoryBusy at once if one is
+        on it; a process that died holds nothing.
+        """
+        with self._locked("lock", wait=False):
+            yield
+
+    def announce(self, running: Running) -> None:
+        """Writes run.json, in one step."""
+        fresh = self.path / "run.json.new"
+        fresh.write_text(json.dumps(asdict(running)))
+        fresh.replace(self.path / "run.json")
+
+    def retract(self) -> None:
+        """Removes run.json."""
+        (self.path / "run.json").unlink(missing_ok=True)
+
+    def running(self) -> Running | None:
+        """What run.json says if a process holds the directory now, else None."""
+        try:
+            with self.exclusively():
+                return None
+        except DataDirectoryBusy:
+            pass
+        try:
+            return Running(**json.loads((self.path / "run.json").read_text()))
+        except FileNotFoundError:
+            return None
+
+    @contextmanager
+    def _locked(self, name: str, *, wait: bool) -> Iterator[None]:
+        with (self.path / name).open("w") as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise DataDirectoryBusy(f"another process runs on {self.path}") from error
+            yield
+
+    def _make_keys(self) -> Keys:
+        keys = self.path / "keys"
+        if not (keys / "verify.pem").exists():
+            pair = generate_keys()
+            _write_secret(keys / "signing.pem", pair.private_pem)
+            (keys / "verify.pem").write_bytes(pair.public_pem)
+        return Keys(
+            signing_pem=(keys / "signing.pem").read_bytes(),
+            verify_pem=(keys / "verify.pem").read_bytes(),
+            resume_key=self._once("keys/resume.key", lambda: secrets.token_bytes(32)),
+        )
+
+    def _once(self, name: str, make: Callable[[], bytes]) -> bytes:
+        path = self.path / name
+        if not path.exists():
+            _write_secret(path, make())
+        return path.read_bytes()
+
+
+def _write_secret(path: Path, content: bytes) -> None:
+    fresh = path.with_suffix(".new")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)

@@ -1,0 +1,138 @@
+"""The process itself: it stops politely, comes back with everything, and speaks to operators and to foreign clients."""
+
+import asyncio
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.people import WAIT_S, line, sign_up
+from tests.support.runner import HITHER, RunningHither, running_hither
+
+FOREIGN = Path(__file__).parent / "foreign"
+
+
+async def test_what_was_acked_survives_a_stop_and_a_start(tmp_path: Path) -> None:
+    async with (
+        running_hither(tmp_path / "data") as server,
+        httpx.AsyncClient(base_url=server.url, timeout=WAIT_S) as http,
+    ):
+        alice, bob = await sign_up(http, "alice"), await sign_up(http, "bob")
+        async with line(server.websocket_url, alice) as hers:
+            ack = await hers.ask("send_message", to=bob.user_id, client_id="c", text="keep me")
+            stopping = asyncio.create_task(server.terminate())
+            reconnect = await hers.next("reconnect")
+            code, _ = await hers.closed()
+        assert await stopping == 0
+        assert int(reconnect["after_ms"]) >= 0
+        assert reconnect["resume_token"]
+        assert code == 4001
+        await server.start()
+        async with line(server.websocket_url, bob, cursor=0) as his:
+            event = await his.next("message")
+        async with line(server.websocket_url, alice) as hers:
+            again = await hers.ask("send_message", to=bob.user_id, client_id="c", text="keep me")
+    assert event["message"]["message_id"] == ack["message_id"]
+    assert (again["message_id"], again["seq"]) == (ack["message_id"], ack["seq"])
+
+
+async def test_a_resume_token_opens_the_next_connection(tmp_path: Path) -> None:
+    async with running_hither(tmp_path / "data") as server:
+        async with httpx.AsyncClient(base_url=server.url, timeout=WAIT_S) as http:
+            alice = await sign_up(http, "alice")
+        async with line(server.websocket_url, alice) as hers:
+            stopping = asyncio.create_task(server.terminate())
+            resume_token = (await hers.next("reconnect"))["resume_token"]
+            await hers.closed()
+        await stopping
+        await server.start()
+        resumed = type(alice)(alice.user_id, resume_token, http)
+        async with line(server.websocket_url, resumed) as hers:
+            await hers.send("ping", timestamp=1)
+            assert (await hers.next("pong"))["timestamp"] == 1
+
+
+async def test_a_second_process_is_kept_off_the_data(hither: RunningHither) -> None:
+    second = await asyncio.create_subprocess_exec(
+        HITHER, "up", "--port", "0", "--data", str(hither.data), stderr=asyncio.subprocess.PIPE
+    )
+    _, err = await asyncio.wait_for(second.communicate(), WAIT_S)
+    assert second.returncode == 1
+    assert b"another process runs on" in err
+
+
+async def test_status_shows_every_service_serving(hither: RunningHither) -> None:
+    shown = await hither.run("status")
+    for service in ("Messaging", "Sessions", "Presence", "Location", "Push", "Directory"):
+        row = next(row for row in shown.splitlines() if f"{service}Service" in row)
+        assert "SERVING" in row
+        assert "16 of 16" in row
+
+
+async def test_health_metrics_and_documents_are_served(http: httpx.AsyncClient) -> None:
+    for path, says in (
+        ("/healthz", "ok"),
+        ("/readyz", "ok"),
+        ("/metrics", "hither_"),
+        ("/docs", "send_message"),
+        ("/api/v1/openapi.json", "/api/v1/conversations/{conversation_id}/messages"),
+        ("/api/v1/asyncapi.json", "send_message"),
+    ):
+        answer = await http.get(path)
+        assert answer.status_code == 200, path
+        assert says in answer.text, path
+
+
+async def test_keys_are_readable_by_their_owner_alone(hither: RunningHither) -> None:
+    for name in ("signing.pem", "resume.key"):
+        assert (hither.data / "keys" / name).stat().st_mode & 0o077 == 0
+
+
+async def test_a_foreign_client_speaks_the_json_frames(
+    hither: RunningHither, http: httpx.AsyncClient, require: Callable[[bool, str], None]
+) -> None:
+    require(shutil.which("node") is not None, "node is not installed")
+    require((FOREIGN / "node_modules" / "ws").is_dir(), "npm ci has not been run in tests/scenarios/foreign")
+    alice, bob = await sign_up(http, "alice"), await sign_up(http, "bob")
+    node = await asyncio.create_subprocess_exec(
+        "node", str(FOREIGN / "talk.js"), hither.websocket_url, alice.token, bob.token, bob.user_id,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await asyncio.wait_for(node.communicate(), WAIT_S * 2)
+    assert node.returncode == 0, err.decode()
+    frames = json.loads(out)
+    assert frames["ack"]["status"] == "SENT"
+    assert frames["message"]["message"]["text"] == "from a foreign client"
+    assert frames["message"]["message"]["seq"] == frames["ack"]["seq"]
+    assert frames["pong"]["timestamp"] == 1790000000000
+    assert frames["seen"]["status"] == "SEEN"
+    assert frames["page"]["messages"][0]["message_id"] == frames["ack"]["message_id"]
+    assert frames["error"]["reason"] == "UNKNOWN_TYPE"
+
+
+async def test_buf_curl_calls_an_internal_service_by_reflection(hither: RunningHither, http: httpx.AsyncClient) -> None:
+    alice = await sign_up(http, "alice")
+    address = json.loads((hither.data / "run.json").read_text())["grpc_address"]
+    service = (await hither.run("token", "operator", "--role", "service")).strip()
+    buf = await asyncio.create_subprocess_exec(
+        HITHER.parent / "buf", "curl", "--protocol", "grpc", "--http2-prior-knowledge",
+        "--header", f"authorization: Bearer {service}", "--data", json.dumps({"userId": alice.user_id}),
+        f"http://{address}/hither.directory.v1.DirectoryService/ListFriendIds",
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await asyncio.wait_for(buf.communicate(), WAIT_S * 2)
+    assert buf.returncode == 0, err.decode()
+    assert json.loads(out) == {}
+
+
+@pytest.mark.parametrize("arguments", [("up", "--host", "0.0.0.0"), ("up", "--config", "pyproject.toml")])
+async def test_an_unsafe_or_unknown_setting_is_refused(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    process = await asyncio.create_subprocess_exec(
+        HITHER, *arguments, "--port", "0", "--data", str(tmp_path / "data"), stderr=asyncio.subprocess.PIPE
+    )
+    _, err = await asyncio.wait_for(process.communicate(), WAIT_S)
+    assert process.returncode == 1
+    assert b"TLS" in err or b"no section" in err
