@@ -124,7 +124,7 @@ class _Handlers(grpc.GenericRpcHandler):
             _DELIVER: grpc.stream_stream_rpc_method_handler(streams.deliver),
         }
 
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes] | None:
+    def service(self, details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes] | None":
         """Called by gRPC for every call."""
         handler = self._handlers.get(details.method)
         if handler is None and self._dispatcher.find(details.method):
