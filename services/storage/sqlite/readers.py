@@ -15,6 +15,7 @@ import structlog
 
 from discovery.errors import Unavailable
 from services.storage.sqlite.database import engine_down, is_engine_trouble, open_reader
+from services.storage.sqlite.handoff import Handoff
 from services.storage.sqlite.room import Room
 
 _THREADS = 2
@@ -33,6 +34,7 @@ class Readers:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._room = Room(_MOST_READS)
+        self._handoff = Handoff(asyncio.get_running_loop())
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix=f"reader-{path.name}")
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
@@ -52,6 +54,7 @@ class Readers:
             raise
         # A caller that is cancelled leaves its query running: its place is free when the thread is.
         job.add_done_callback(self._finished)
+        self._handoff.expect()
         return await asyncio.shield(job)
 
     async def close(self) -> None:
@@ -64,6 +67,7 @@ class Readers:
 
     def _finished(self, job: asyncio.Future[T]) -> None:
         self._room.leave(1)
+        self._handoff.answered(1)
         if not job.cancelled():
             job.exception()  # whoever asked has it; if they were cancelled nobody needs it
 

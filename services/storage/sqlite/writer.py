@@ -21,6 +21,7 @@ from prometheus_client import Histogram
 
 from discovery.errors import HitherError, Internal, Unavailable
 from services.storage.sqlite.database import Schema, engine_down, is_engine_trouble, open_writer, outcome_unknown
+from services.storage.sqlite.handoff import Handoff
 from services.storage.sqlite.room import Room
 
 _CAPACITY_BYTES = 32 * 1024 * 1024
@@ -86,6 +87,7 @@ class Writer(Generic[Op]):
         self._schema = schema
         self._applier = applier
         self._room = Room(capacity_bytes)
+        self._handoff = Handoff(asyncio.get_running_loop())
         self._loop = asyncio.get_running_loop()
         self._outstanding: deque[_Entry[Op]] = deque()
         self._refusal: HitherError | None = None
@@ -125,6 +127,7 @@ class Writer(Generic[Op]):
                 raise copy(self._refusal)
         entry = _Entry(op, weight, self._loop.create_future())
         self._outstanding.append(entry)
+        self._handoff.expect()
         with self._wakeup:
             self._pending.append(entry)
             self._wakeup.notify()
@@ -255,6 +258,7 @@ class Writer(Generic[Op]):
             self._opened.set_exception(engine_down(error) if is_engine_trouble(error) else error)
 
     def _settle(self, batch: list[_Entry[Op]]) -> None:
+        self._handoff.answered(len(batch))
         try:
             self._applier.committed([entry.op for entry in batch if entry.error is None])
         except Exception as error:  # noqa: BLE001 - a bug there must not leave callers waiting
@@ -272,6 +276,7 @@ class Writer(Generic[Op]):
         self._room.leave(sum(entry.weight for entry in batch))
 
     def _end(self, cause: BaseException | None) -> None:
+        self._handoff.answered(len(self._outstanding))
         if cause is not None:
             _log.critical("writer_ended", database=self._path.name, exc_info=cause)
             self._refuse(engine_down(cause))

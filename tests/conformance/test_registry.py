@@ -1,0 +1,234 @@
+"""What every registry promises, over every adapter."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
+
+import pytest
+
+from discovery.errors import ResourceExhausted
+from discovery.registry.embedded import EmbeddedRegistry
+from discovery.registry.port import INSTANCE_NUMBERS, Instance, InstanceState, Registry
+from tests.support.clock import ManualClock
+
+TTL_S = 10.0
+ONE = Instance("hither.test.v1.TestService", "one", address="127.0.0.1:1")
+TWO = replace(ONE, instance_id="two")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A registry under test, and how time passes for it."""
+
+    registry: Registry
+    pass_time: Callable[[float], Awaitable[None]]
+
+
+@pytest.fixture(params=["embedded"])
+async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
+    clock = ManualClock()
+    registry = EmbeddedRegistry(clock)
+
+    async def pass_time(seconds: float) -> None:
+        clock.advance(seconds)
+
+    yield Subject(registry, pass_time)
+    await registry.close()
+
+
+async def test_what_was_put_is_in_the_snapshot(subject: Subject) -> None:
+    lease = await subject.registry.grant(TTL_S)
+
+    assert await subject.registry.put(ONE, lease)
+
+    assert (await subject.registry.snapshot()).instances == (ONE,)
+
+
+async def test_instances_come_in_order_of_service_and_id(subject: Subject) -> None:
+    lease = await subject.registry.grant(TTL_S)
+    other = replace(ONE, service="hither.a.v1.AService", instance_id="zzz")
+
+    for instance in (TWO, ONE, other):
+        await subject.registry.put(instance, lease)
+
+    assert (await subject.registry.snapshot()).instances == (other, ONE, TWO)
+
+
+async def test_a_second_put_replaces_the_instance(subject: Subject) -> None:
+    lease = await subject.registry.grant(TTL_S)
+    draining = replace(ONE, state=InstanceState.DRAINING, load=0.5)
+
+    await subject.registry.put(ONE, lease)
+    await subject.registry.put(draining, lease)
+
+    assert (await subject.registry.snapshot()).instances == (draining,)
+
+
+async def test_every_change_has_a_greater_revision(subject: Subject) -> None:
+    lease = await subject.registry.grant(TTL_S)
+    revisions = [(await subject.registry.snapshot()).revision]
+
+    for instance in (ONE, TWO, replace(ONE, weight=200)):
+        await subject.registry.put(instance, lease)
+        revisions.append((await subject.registry.snapshot()).revision)
+
+    assert revisions == sorted(set(revisions))
+
+
+async def test_leases_are_never_zero_and_never_the_same(subject: Subject) -> None:
+    leases = [await subject.registry.grant(TTL_S) for _ in range(10)]
+
+    assert 0 not in leases
+    assert len(set(leases)) == 10
+
+
+async def test_instances_go_with_their_lease(subject: Subject) -> None:
+    short, long = await subject.registry.grant(TTL_S), await subject.registry.grant(10 * TTL_S)
+    await subject.registry.put(ONE, short)
+    await subject.registry.put(TWO, long)
+
+    await subject.pass_time(TTL_S + 1)
+
+    assert (await subject.registry.snapshot()).instances == (TWO,)
+
+
+async def test_a_lease_that_is_kept_alive_lives_on(subject: Subject) -> None:
+    lease = await subject.registry.grant(TTL_S)
+    await subject.registry.put(ONE, lease)
+
+    await subject.pass_time(TTL_S * 0.7)
+    assert await subject.registry.keep_alive(lease)
+    await subject.pass_time(TTL_S * 0.7)
+
+    assert (await subject.registry.snapshot()).instances == (ONE,)
+
+
+async def test_a_lease_that_has_ended_stays_ended(subject: Subject) -> None:
+    lease = await subject.registry.grant(TTL_S)
+
+    await subject.pass_time(TTL_S + 1)
+
+    assert not await subject.registry.keep_alive(lease)
+    assert not await subject.registry.put(ONE, lease)
+    assert await subject.registry.claim_number(lease) is None
+    assert (await subject.registry.snapshot()).instances == ()
+
+
+async def test_revoking_ends_a_lease_at_once_and_may_be_repeated(subject: Subject) -> None:
+    lease = await subject.registry.grant(TTL_S)
+    await subject.registry.put(ONE, lease)
+
+    await subject.registry.revoke(lease)
+    await subject.registry.revoke(lease)
+
+    assert (await subject.registry.snapshot()).instances == ()
+    assert not await subject.registry.keep_alive(lease)
+
+
+async def test_an_instance_hangs_on_the_lease_that_put_it_last(subject: Subject) -> None:
+    first, second = await subject.registry.grant(TTL_S), await subject.registry.grant(TTL_S)
+    await subject.registry.put(ONE, first)
+    await subject.registry.put(ONE, second)
+
+    await subject.registry.revoke(first)
+
+    assert (await subject.registry.snapshot()).instances == (ONE,)
+
+
+async def test_live_leases_hold_different_numbers(subject: Subject) -> None:
+    leases = [await subject.registry.grant(TTL_S) for _ in range(5)]
+
+    numbers = [await subject.registry.claim_number(lease) for lease in leases]
+
+    assert numbers == [0, 1, 2, 3, 4]
+
+
+async def test_a_lease_gets_the_same_number_again(subject: Subject) -> None:
+    lease = await subject.registry.grant(TTL_S)
+
+    assert await subject.registry.claim_number(lease) == await subject.registry.claim_number(lease) == 0
+
+
+async def test_the_lowest_free_number_is_taken_next(subject: Subject) -> None:
+    leases = [await subject.registry.grant(TTL_S) for _ in range(3)]
+    for lease in leases:
+        await subject.registry.claim_number(lease)
+
+    await subject.registry.revoke(leases[1])
+
+    assert await subject.registry.claim_number(await subject.registry.grant(TTL_S)) == 1
+
+
+async def test_when_all_numbers_are_held_there_is_none(subject: Subject) -> None:
+    for _ in range(INSTANCE_NUMBERS):
+        await subject.registry.claim_number(await subject.registry.grant(TTL_S))
+    one_more = await subject.registry.grant(TTL_S)
+
+    with pytest.raises(ResourceExhausted, match="numbers"):
+        await subject.registry.claim_number(one_more)
+
+
+async def test_a_watch_begins_with_the_present(subject: Subject) -> None:
+    lease = await subject.registry.grant(TTL_S)
+    await subject.registry.put(ONE, lease)
+
+    snapshot = await anext(subject.registry.watch())
+
+    assert snapshot == await subject.registry.snapshot()
+
+
+async def test_a_watch_of_an_empty_registry_says_so(subject: Subject) -> None:
+    assert (await anext(subject.registry.watch())).instances == ()
+
+
+async def test_a_watch_tells_of_puts_and_of_leases_that_end(subject: Subject) -> None:
+    lease = await subject.registry.grant(TTL_S)
+    watch = subject.registry.watch()
+    seen = [(await anext(watch)).instances]
+
+    await subject.registry.put(ONE, lease)
+    seen.append((await anext(watch)).instances)
+    await subject.pass_time(TTL_S + 1)
+    await subject.registry.snapshot()
+    seen.append((await anext(watch)).instances)
+
+    assert seen == [(), (ONE,), ()]
+
+
+async def test_a_waiting_watch_wakes_at_a_change(subject: Subject) -> None:
+    lease = await subject.registry.grant(TTL_S)
+    watch = subject.registry.watch()
+    await anext(watch)
+    waiting = asyncio.ensure_future(anext(watch))
+    await asyncio.sleep(0)
+
+    await subject.registry.put(ONE, lease)
+
+    assert (await asyncio.wait_for(waiting, 5)).instances == (ONE,)
+
+
+async def test_a_slow_watch_gets_the_newest_only(subject: Subject) -> None:
+    lease = await subject.registry.grant(TTL_S)
+    watch = subject.registry.watch()
+    await anext(watch)
+    for weight in (1, 2, 3):
+        await subject.registry.put(replace(ONE, weight=weight), lease)
+
+    newest = await subject.registry.snapshot()
+    snapshot = await anext(watch)
+    while snapshot.revision < newest.revision:
+        snapshot = await anext(watch)
+
+    assert snapshot.instances == (replace(ONE, weight=3),)
+
+
+async def test_closing_ends_the_watches(subject: Subject) -> None:
+    watch = subject.registry.watch()
+    await anext(watch)
+    waiting = asyncio.ensure_future(anext(watch, None))
+    await asyncio.sleep(0)
+
+    await subject.registry.close()
+    await subject.registry.close()
+
+    assert await asyncio.wait_for(waiting, 5) is None
