@@ -5,6 +5,7 @@ from collections import OrderedDict
 
 from discovery.clock import Clock
 from discovery.errors import ResourceExhausted
+from edge.limits import TokenBucket
 
 
 class AddressLimiter:
@@ -21,22 +22,19 @@ class AddressLimiter:
         self._burst = burst
         self._addresses = addresses
         self._clock = clock
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
     def take(self, address: str) -> None:
         """Counts one request. Raises ResourceExhausted RATE_LIMITED if it is one too many."""
         now_s = self._clock.monotonic_s()
         key = _network(address)
-        left, since_s = self._buckets.pop(key, (float(self._burst), now_s))
-        left = min(self._burst, left + (now_s - since_s) * self._rate_per_s)
-        allowed = left >= 1
-        self._buckets[key] = (left - 1 if allowed else left, now_s)
+        bucket = self._buckets.pop(key, None) or TokenBucket(self._rate_per_s, self._burst, now_s)
+        self._buckets[key] = bucket
         if len(self._buckets) > self._addresses:
             self._buckets.popitem(last=False)
-        if not allowed:
-            retry_after_s = (1 - left) / self._rate_per_s
+        if not bucket.take(now_s):
             raise ResourceExhausted(
-                "too many requests from this address", reason="RATE_LIMITED", retry_after_s=retry_after_s
+                "too many requests from this address", reason="RATE_LIMITED", retry_after_s=bucket.wait_s()
             )
 
 

@@ -4,23 +4,25 @@ import importlib
 import inspect
 from pathlib import Path
 
+import grpc
 import pytest
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from discovery.contract import MethodSpec, contract_files, methods, service_methods
+from discovery.mesh import Mesh
+from discovery.registry.embedded import EmbeddedRegistry
+from discovery.rpc.server import RpcServer
 from edge.asyncapi import asyncapi_document
 from edge.comments import Comments
 from edge.openapi import Errors, openapi_document
 from edge.transcoding import RouteTable, routes_of
 from hither.mesh.v1 import errors_pb2
+from tests.support.clock import ManualClock
 from tests.support.dispatching import Served
 
 ROOT = Path(__file__).parents[2]
-MESH_SERVICES = {
-    "hither.mesh.v1.RelayService": "the stream that every process with a service serves, in discovery.rpc",
-    "hither.mesh.v1.StatusService": "the mesh as a process sees it, in discovery.rpc",
-    "hither.edge.v1.DeliverService": "the stream that every edge serves",
-}
-"""Served by the mesh itself; all others have services/<name>/servicer.py."""
+SERVICERS = ("services/*/servicer.py", "discovery/rpc/*servicer.py")
+"""Where a service's servicer stands; streams are served by the mesh itself."""
 
 
 def each(spec: MethodSpec) -> str:
@@ -68,15 +70,37 @@ def test_every_unary_operation_can_be_dispatched() -> None:
     assert served == {spec.path for spec in methods().values() if not spec.streaming}
 
 
+async def test_every_operation_answers_over_grpc_and_shows_by_reflection() -> None:
+    mesh = Mesh(EmbeddedRegistry(ManualClock()), Served().dispatcher, partitions=1, service_name="test")
+    async with mesh, RpcServer(mesh, None) as server, grpc.aio.insecure_channel(server.address) as channel:
+        asked = reflection_pb2.ServerReflectionRequest(list_services="")
+        answers = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([asked]))
+        shown = {service.name async for answer in answers for service in answer.list_services_response.service}
+        assert {spec.service for spec in methods().values()} <= shown
+        codes = {spec.path: await code_of(channel, spec) for spec in methods().values() if not spec.streaming}
+    refused = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.INVALID_ARGUMENT}
+    assert {path: code for path, code in codes.items() if code not in refused} == {}
+
+
+async def code_of(channel: grpc.aio.Channel, spec: MethodSpec) -> grpc.StatusCode:
+    """How an empty request without credentials ends."""
+    try:
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(spec.path)
+        await call(b"", timeout=5)
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
+
+
 def test_every_reason_comes_with_a_code() -> None:
     reasons = {name.removeprefix("REASON_") for name in errors_pb2.Reason.keys()} - {"UNSPECIFIED"}  # noqa: SIM118 - an enum, no dict
     assert set(Errors(Comments(contract_files())).reasons) == reasons
 
 
 def servicers() -> dict[str, type]:
-    """The classes in services/*/servicer.py that are built on generated bases, by the full name of their service."""
+    """The classes in the servicer modules that are built on generated bases, by the full name of their service."""
     found: dict[str, type] = {}
-    for file in sorted((ROOT / "services").glob("*/servicer.py")):
+    for file in sorted(file for pattern in SERVICERS for file in ROOT.glob(pattern)):
         module = importlib.import_module(".".join(file.relative_to(ROOT).with_suffix("").parts))
         for kind in vars(module).values():
             if inspect.isclass(kind) and kind.__module__ == module.__name__:
@@ -91,13 +115,13 @@ def service_of(base: type) -> str:
     return f"{package}.{base.__name__.removesuffix('Servicer')}" if generated else ""
 
 
-SERVED = sorted({spec.service for spec in methods().values()} - MESH_SERVICES.keys())
+SERVED = sorted({spec.service for spec in methods().values() if not spec.streaming})
 
 
 @pytest.mark.parametrize("service", SERVED)
 def test_every_rpc_has_a_method_of_its_servicer(service: str) -> None:
     servicer = servicers().get(service)
-    assert servicer is not None, f"no services/*/servicer.py has a class built on {service}Servicer"
+    assert servicer is not None, f"none of {SERVICERS} has a class built on {service}Servicer"
     assert missing_methods(servicer, service) == []
 
 
