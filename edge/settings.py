@@ -65,5 +65,3 @@ class EdgeSettings:
     """How long one call to the session registry or to presence may take, in seconds."""
     tick_s: float = 0.1
     """How exact deadlines of connections are, in seconds."""
-    resume_ttl_s: float = 120.0
-    """How long a resume token is taken, in seconds."""

@@ -1,0 +1,176 @@
+"""Tells the session registry and presence which connections this edge holds: at every change, and again and again.
+
+Whatever fails is counted and tried again; connections live and local delivery goes on without the registry.
+"""
+
+import asyncio
+import random
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Final, TypeVar
+
+import structlog
+
+from discovery.clock import Clock
+from discovery.errors import HitherError
+from discovery.mesh import Mesh
+from edge.metrics import EdgeMetrics
+from edge.settings import EdgeSettings
+from hither.presence.v1 import presence_service_pb2
+from hither.presence.v1.presence_service_pb2_grpc import PresenceServiceStub
+from hither.sessions.v1 import sessions_pb2, sessions_service_pb2
+from hither.sessions.v1.sessions_service_pb2_grpc import SessionsServiceStub
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T", sessions_pb2.Connection, presence_service_pb2.DeviceReport)
+
+_BATCH: Final = 1000
+_AT_ONCE: Final = 8
+_MOST_WAITING: Final = 100_000
+"""Closed connections that wait to be reported; of more the registry learns when their records run out."""
+_RETRY_S: Final = 5.0
+
+Connections = Callable[[], Iterable[sessions_pb2.Connection]]
+
+
+class Registrar:
+    """See the module. `connections` gives the open connections; `replaced` is told which of them are not wanted any more."""
+
+    def __init__(
+        self,
+        mesh: Mesh,
+        settings: EdgeSettings,
+        metrics: EdgeMetrics,
+        clock: Clock,
+        connections: Connections,
+        replaced: Callable[[int], None],
+    ) -> None:
+        self._mesh = mesh
+        self._settings = settings
+        self._metrics = metrics
+        self._clock = clock
+        self._connections = connections
+        self._replaced = replaced
+        self._sessions = mesh.stub(SessionsServiceStub)
+        self._presence = mesh.stub(PresenceServiceStub)
+        self._reports: dict[int, presence_service_pb2.DeviceReport] = {}
+        self._removals: dict[int, sessions_pb2.Connection] = {}
+        self._news = asyncio.Event()
+
+    def opened(self, connection: sessions_pb2.Connection) -> None:
+        """The connection is open (and registered, if the registry could be reached)."""
+        self._reports[connection.connection_id] = _report(connection, connected=True)
+        self._news.set()
+
+    def closed(self, connection: sessions_pb2.Connection) -> None:
+        """The connection is gone."""
+        if len(self._removals) >= _MOST_WAITING:
+            return
+        self._reports[connection.connection_id] = _report(connection, connected=False)
+        self._removals[connection.connection_id] = connection
+        self._news.set()
+
+    async def run(self) -> None:
+        """Works until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._keep_renewing(), name="edge renewals")
+            group.create_task(self._keep_reporting(), name="edge reports")
+
+    async def settle(self) -> None:
+        """Reports what waits, once."""
+        reports, self._reports = self._reports, {}
+        removals, self._removals = self._removals, {}
+        self._news.clear()
+        calls = [
+            *(self._report(chunk) for chunk in self._chunks(reports.values())),
+            *(self._remove(chunk) for chunk in self._chunks(removals.values())),
+        ]
+        await _gather(calls)
+
+    async def _keep_reporting(self) -> None:
+        due_s = self._clock.monotonic_s() + self._settings.report_s
+        while True:
+            wait_s = max(0.0, due_s - self._clock.monotonic_s())
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._news.wait()
+            except TimeoutError:
+                due_s = self._clock.monotonic_s() + self._settings.report_s
+                for connection in self._connections():
+                    self._reports.setdefault(connection.connection_id, _report(connection, connected=True))
+            await self.settle()
+
+    async def _keep_renewing(self) -> None:
+        wait_s = self._settings.renew_s
+        while True:
+            await asyncio.sleep(wait_s * random.uniform(0.9, 1.1))  # noqa: S311 (spreads load, guards nothing)
+            renewed = await _gather([self._renew(chunk) for chunk in self._chunks(self._connections())])
+            wait_s = self._settings.renew_s if all(renewed) else min(_RETRY_S, self._settings.renew_s)
+
+    async def _renew(self, connections: Sequence[sessions_pb2.Connection]) -> bool:
+        request = sessions_service_pb2.RenewConnectionsRequest(connections=connections)
+        try:
+            response = await self._sessions.RenewConnections(request, timeout=self._settings.registry_timeout_s)
+        except HitherError as error:
+            self._failed("RenewConnections", error)
+            return False
+        for connection_id in response.replaced_connection_ids:
+            self._replaced(connection_id)
+        return True
+
+    async def _remove(self, connections: Sequence[sessions_pb2.Connection]) -> bool:
+        request = sessions_service_pb2.RemoveConnectionsRequest(connections=connections)
+        try:
+            await self._sessions.RemoveConnections(request, timeout=self._settings.registry_timeout_s)
+        except HitherError as error:
+            self._failed("RemoveConnections", error)
+            if len(self._removals) < _MOST_WAITING:  # goes with the next round
+                self._removals.update((connection.connection_id, connection) for connection in connections)
+            return False
+        return True
+
+    async def _report(self, reports: Sequence[presence_service_pb2.DeviceReport]) -> bool:
+        request = presence_service_pb2.ReportDevicesRequest(reports=reports)
+        try:
+            await self._presence.ReportDevices(request, timeout=self._settings.registry_timeout_s)
+        except HitherError as error:
+            self._failed("ReportDevices", error)
+            for report in reports:  # those that are connected are reported again anyway
+                if not report.connected and len(self._reports) < _MOST_WAITING:
+                    self._reports.setdefault(report.connection_id, report)
+            return False
+        return True
+
+    def _chunks(self, items: Iterable[T]) -> list[list[T]]:
+        groups: defaultdict[int, list[T]] = defaultdict(list)
+        for item in items:
+            groups[self._mesh.partition_of(item.user_id)].append(item)
+        return [group[start : start + _BATCH] for group in groups.values() for start in range(0, len(group), _BATCH)]
+
+    def _failed(self, method: str, error: HitherError) -> None:
+        self._metrics.registry_failures[method] += 1
+        log.warning("registry.failed", method=method, reason=error.reason, error=error.message)
+
+
+def _report(connection: sessions_pb2.Connection, *, connected: bool) -> presence_service_pb2.DeviceReport:
+    return presence_service_pb2.DeviceReport(
+        user_id=connection.user_id,
+        device_id=connection.device_id,
+        connected=connected,
+        connection_id=connection.connection_id,
+        edge_id=connection.edge_id,
+    )
+
+
+async def _gather(calls: Sequence[Coroutine[None, None, bool]]) -> list[bool]:
+    """Runs the calls, a few beside each other; what each said."""
+    at_once = asyncio.Semaphore(_AT_ONCE)
+
+    async def run(call: Coroutine[None, None, bool]) -> bool:
+        async with at_once:
+            return await call
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(run(call)) for call in calls]
+    return [task.result() for task in tasks]

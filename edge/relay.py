@@ -1,0 +1,65 @@
+"""Carries the calls of sessions to their owners and brings the answers back. Owns the tasks; decides nothing."""
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+from google.protobuf.message import Message
+
+from discovery.errors import HitherError, Internal, ResourceExhausted, Unavailable
+from edge.gateway import Gateway
+from edge.session import Call
+
+log = structlog.get_logger(__name__)
+
+Settle = Callable[[Call, Message | HitherError], None]
+"""Takes what became of a call."""
+
+_RETRY_AFTER_S = 1.0
+
+
+class Relay:
+    """Starts calls in the order in which they are given; answers come as they are ready. At most `most` at once."""
+
+    def __init__(self, gateway: Gateway, most: int) -> None:
+        self._gateway = gateway
+        self._most = most
+        self._group: asyncio.TaskGroup | None = None
+        self._in_flight = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that are under way."""
+        return self._in_flight
+
+    async def run(self) -> None:
+        """Takes calls until cancelled; calls that are then under way are cancelled and never settled."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                self._group = None
+
+    def start(self, call: Call, settle: Settle) -> None:
+        """Starts a call. `settle` is called once, perhaps before this returns."""
+        if self._group is None:
+            settle(call, Unavailable("the server is not serving", reason="DRAINING", retry_after_s=_RETRY_AFTER_S))
+        elif self._in_flight >= self._most:
+            settle(call, ResourceExhausted("the edge has too many calls under way", retry_after_s=_RETRY_AFTER_S))
+        else:
+            self._in_flight += 1
+            self._group.create_task(self._carry(call, settle))
+
+    async def _carry(self, call: Call, settle: Settle) -> None:
+        outcome: Message | HitherError
+        try:
+            outcome = await self._gateway.call(call.spec, call.request, call.caller)
+        except HitherError as error:
+            outcome = error
+        except Exception:  # a bug in one call must not end the connections of others
+            log.exception("call.bug", method=call.spec.path)
+            outcome = Internal("a bug; the server's log tells more")
+        finally:
+            self._in_flight -= 1
+        settle(call, outcome)
