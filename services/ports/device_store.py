@@ -30,8 +30,8 @@ class DeviceStore(Protocol):
     """
 
     async def touch(self, user_id: str, device_id: str, seen_ms: int, most: int) -> DeviceRow | None:
-        """Makes the device if need be, raises its `last_seen_ms`, and returns it. None, and nothing done, if the device is new
-        and the user would then have more than `most` devices; so with `most` zero no device is ever made.
+        """Makes the device if need be, raises its `last_seen_ms`, and returns it. None, and nothing done, if the user would
+        then have more than `most` devices.
         """
 
     async def advance(self, moves: Sequence[CursorMove]) -> Sequence[int]:

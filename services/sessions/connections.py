@@ -4,8 +4,9 @@ Everything about one user happens one after the other here (`_one_by_one`), beca
 else a renewal could put back a connection that was replaced while it looked. Two instances that own the user at the same
 time for a moment may still do that; the next renewal of the newer connection's edge finds out.
 
-A removed device must not come back by itself: its connection is taken before it, and a record that was lost is made anew
-only for a device that the device store knows. Only registering makes a device.
+A removed device must not come back by itself. Its connection is taken before it, and a record that was lost is made anew
+only for a device that the device store knows: so what is on record belongs to a device that exists, and noting when the
+device of a released connection was last seen makes none.
 """
 
 import asyncio
@@ -24,8 +25,8 @@ from services.sessions.settings import SessionsSettings
 
 T = TypeVar("T")
 
-_NONE_NEW = 0
-"""For DeviceStore.touch: devices that there are, no others."""
+_MOST_LISTED = 1_000
+"""Devices of a user that are looked at: more than a user has, also after the limit was lowered."""
 
 
 class Connections:
@@ -98,7 +99,9 @@ class Connections:
         async with self._one_by_one(user_id):
             for connection in connections:
                 if await self._registry.release(connection):
-                    await self._devices.touch(user_id, connection.device_id, self._clock.now_ms(), _NONE_NEW)
+                    await self._devices.touch(
+                        user_id, connection.device_id, self._clock.now_ms(), self._settings.most_devices
+                    )
 
     def _one_by_one(self, user_id: str) -> asyncio.Lock:
         lock = self._locks.get(user_id)
@@ -107,7 +110,7 @@ class Connections:
         return lock
 
     async def _known_devices(self, user_id: str) -> frozenset[str]:
-        rows = await self._devices.list_devices(user_id, "", self._settings.most_devices)
+        rows = await self._devices.list_devices(user_id, "", _MOST_LISTED)
         return frozenset(row.device_id for row in rows)
 
     async def _for_each_user(
