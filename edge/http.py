@@ -147,7 +147,7 @@ class _RestEndpoint:
         except Exception:  # noqa: BLE001 - the last line of defence: a bug must not reach the wire as it is
             answer = _bug(operation)
         self._metrics.answered(operation, answer.status, time.monotonic() - began_s)
-        await _response(request.method, answer)(scope, receive, send)
+        await _response(answer)(scope, receive, send)
 
     def _admit(self, request: Request) -> Admitted:
         raw_path: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
@@ -178,12 +178,9 @@ def _bug(operation: str) -> Answer:
     return failed(Internal(f"internal error, trace {trace_id}"))
 
 
-def _response(http_method: str, answer: Answer) -> Response:
-    headers = dict(answer.headers)
-    if http_method == "HEAD":
-        headers["Content-Length"] = str(len(answer.body))
-        return Response(b"", answer.status, headers)
-    return Response(answer.body, answer.status, headers)
+def _response(answer: Answer) -> Response:
+    """For HEAD too: the server leaves the body away, as HTTP has it."""
+    return Response(answer.body, answer.status, answer.headers)
 
 
 class _Page:
@@ -196,7 +193,7 @@ class _Page:
         """The ASGI application."""
         method: str = scope["method"]
         answer = self._show() if method in _READING else failed(MethodNotAllowed(_READING))
-        await _response(method, answer)(scope, receive, send)
+        await _response(answer)(scope, receive, send)
 
 
 def _fixed(body: bytes, media_type: str, headers: Mapping[str, str] | None = None) -> _Page:
