@@ -63,6 +63,8 @@ class EdgeServer:
         self._door = Door(shell, gateway.edge_id, gateway.authenticate_device, app, most)
         self._server: asyncio.Server | None = None
         self.serving = asyncio.Event()
+        """Set once clients are accepted."""
+        self.serving = asyncio.Event()
         """Set once `run` accepts clients."""
         self.metrics.calls_in_flight = lambda: self._relay.in_flight
 
@@ -111,6 +113,7 @@ class EdgeServer:
             group.create_task(self._registrar.run(), name="edge registrar")
             await asyncio.sleep(0)  # the relay takes calls from here on
             await self._server.start_serving()
+            self.serving.set()
             self.serving.set()
             log.info("edge.serving", address=self.address, edge_id=self._gateway.edge_id, connections=self._door.most)
 

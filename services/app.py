@@ -139,8 +139,10 @@ class _Whole:
             async with RpcServer(mesh, self._verifier, f"{_LOOPBACK}:{config.process.grpc_port}") as server:
                 await mesh.serve(server.address)
                 async with edge, _at_work({name: part.run() for name, part in {**services, "edge": edge}.items()}):
-                    self._data.announce(Running(os.getpid(), edge.address, server.address))
-                    announce(edge.address)
+                    await edge.serving.wait()
+                    url = f"http://{edge.address}"
+                    self._data.announce(Running(os.getpid(), url, server.address))
+                    announce(url)
                     await stop.wait()
                     log.info("draining", window_s=config.process.drain_s)
                     self._data.retract()

@@ -54,9 +54,11 @@ async def test_a_retry_with_the_same_client_id_gets_the_first_answer(
 
 async def test_an_offline_device_catches_up_before_live_events(hither: RunningHither, http: httpx.AsyncClient) -> None:
     alice, bob = await sign_up(http, "alice"), await sign_up(http, "bob")
-    async with line(hither.websocket_url, alice) as hers:
+    laptop = await bob.on("laptop")
+    async with line(hither.websocket_url, alice) as hers, line(hither.websocket_url, laptop) as on_laptop:
         for number in range(3):
             await hers.ask("send_message", to=bob.user_id, client_id=f"c{number}", text=f"missed {number}")
+        await on_laptop.texts(3)
         async with line(hither.websocket_url, bob, cursor=0) as his:
             assert await his.texts(3) == ["missed 0", "missed 1", "missed 2"]
             assert (await his.next("synced"))["pos"] == "3"

@@ -12,6 +12,7 @@ import pytest
 from tests.support.people import WAIT_S, line, sign_up
 from tests.support.runner import HITHER, RunningHither, running_hither
 
+SERVICES = {"Messaging", "Sessions", "Presence", "Location", "Push", "Directory"}
 FOREIGN = Path(__file__).parent / "foreign"
 
 
@@ -66,16 +67,16 @@ async def test_a_second_process_is_kept_off_the_data(hither: RunningHither) -> N
 
 async def test_status_shows_every_service_serving(hither: RunningHither) -> None:
     shown = await hither.run("status")
-    for service in ("Messaging", "Sessions", "Presence", "Location", "Push", "Directory"):
-        row = next(row for row in shown.splitlines() if f"{service}Service" in row)
-        assert "SERVING" in row
-        assert "16 of 16" in row
+    rows = {name: row for row in shown.splitlines() for name in SERVICES if f"{name}Service" in row}
+    assert rows.keys() == SERVICES
+    assert all(" SERVING " in row for row in rows.values())
+    assert "16 of 16" in rows["Messaging"]
 
 
 async def test_health_metrics_and_documents_are_served(http: httpx.AsyncClient) -> None:
     for path, says in (
-        ("/healthz", "ok"),
-        ("/readyz", "ok"),
+        ("/healthz", "alive"),
+        ("/readyz", "ready"),
         ("/metrics", "hither_"),
         ("/docs", "send_message"),
         ("/api/v1/openapi.json", "/api/v1/conversations/{conversation_id}/messages"),
