@@ -20,7 +20,7 @@ from discovery.errors import (
 from discovery.rpc.call import ANONYMOUS, Call, Caller, Role, find_call
 from discovery.rpc.dispatcher import Dispatcher, check_access
 from hither.messaging.v1 import messaging_service_pb2 as pb
-from tests.support.mesh import ALICE, MESSAGING, SEND, Scripted, new_dispatcher
+from tests.support.cluster import ALICE, MESSAGING, SEND, Scripted, new_dispatcher
 
 SERVICE = Caller(Role.SERVICE, service="edge")
 ADMIN = Caller(Role.ADMIN, service="ops")

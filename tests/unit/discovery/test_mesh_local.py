@@ -22,7 +22,7 @@ from hither.messaging.v1 import messaging_service_pb2 as pb
 from hither.messaging.v1.messaging_service_pb2_grpc import MessagingServiceStub
 from hither.sessions.v1 import sessions_service_pb2 as sessions
 from hither.sessions.v1.sessions_service_pb2_grpc import SessionsServiceStub
-from tests.support.mesh import ALICE, MESSAGING, PARTITIONS, SEND, Scripted, new_dispatcher
+from tests.support.cluster import ALICE, MESSAGING, PARTITIONS, SEND, Scripted, new_dispatcher
 
 SESSIONS = "hither.sessions.v1.SessionsService"
 DIRECTORY = "hither.directory.v1.DirectoryService"

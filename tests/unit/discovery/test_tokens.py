@@ -7,7 +7,7 @@ from discovery.errors import Unauthenticated
 from discovery.rpc.call import Caller, Role
 from discovery.rpc.tokens import ResumeTokens, TokenVerifier
 from tests.support.clock import ManualClock
-from tests.support.mesh import Keys
+from tests.support.cluster import Keys
 
 KEY = b"k" * 32
 
