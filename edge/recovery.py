@@ -44,6 +44,7 @@ class Recovery:
         """The last place that the client was sent, or its cursor."""
         self.live = False
         self._announced = 0
+        self._known_when_asked = 0
         self._page: deque[messaging_pb2.InboxEvent] = deque()
         self._must_ask = True
         self._asking = False
@@ -76,13 +77,19 @@ class Recovery:
             return Step.EMIT
         if self._asking or now_s < self._not_before_s:
             return Step.WAIT
-        if self._must_ask or (self._announced > self.pos and self._progress):
+        if self._must_ask or (self._announced > self.pos and self._promising):
             return Step.ASK
         return Step.DONE
+
+    @property
+    def _promising(self) -> bool:
+        """Whether another page may bring what was announced: the last one brought something, or was read before the news."""
+        return self._progress or self._announced > self._known_when_asked
 
     def asked(self) -> None:
         """The page after `pos` is on its way."""
         self._asking = True
+        self._known_when_asked = self._announced
 
     def take_page(self, page: messaging_service_pb2.SyncInboxResponse) -> None:
         """The page is here."""
