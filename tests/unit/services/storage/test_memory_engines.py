@@ -82,3 +82,14 @@ async def test_errors_of_handlers_are_counted() -> None:
 
     assert REGISTRY.get_sample_value("hither_bus_handler_errors_total") == before + 1
     await bus.close()
+
+
+async def test_subscriptions_that_come_and_go_leave_nothing_behind() -> None:
+    bus = MemoryBus()
+    for n in range(10):
+        one = await bus.subscribe(f"t{n}", lambda topic, payload: None)
+        other = await bus.subscribe(f"t{n}", lambda topic, payload: None)
+        await one.close()
+        await other.close()
+
+    assert bus._topics == {}
