@@ -7,12 +7,12 @@ import asyncio
 import ipaddress
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import structlog
 from prometheus_client import REGISTRY
@@ -138,7 +138,10 @@ class _Whole:
             edge = self._make_edge(mesh, services)
             async with RpcServer(mesh, self._verifier, f"{_LOOPBACK}:{config.process.grpc_port}") as server:
                 await mesh.serve(server.address)
-                async with edge, _at_work({name: part.run() for name, part in {**services, "edge": edge}.items()}):
+                async with (
+                    edge,
+                    _at_work({**{name: service.run for name, service in services.items()}, "edge": edge.run}),
+                ):
                     await edge.serving.wait()
                     url = f"http://{edge.address}"
                     self._data.announce(Running(os.getpid(), url, server.address))
@@ -180,7 +183,7 @@ class _Whole:
 
 
 @asynccontextmanager
-async def _at_work(parts: Mapping[str, Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+async def _at_work(parts: Mapping[str, Callable[[], Awaitable[None]]]) -> AsyncIterator[None]:
     """Runs the parts for the time of the block. One that ends before is an error that ends the block and the others."""
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(_forever(name, part), name=name) for name, part in parts.items()]
@@ -189,8 +192,8 @@ async def _at_work(parts: Mapping[str, Coroutine[Any, Any, None]]) -> AsyncItera
             task.cancel()
 
 
-async def _forever(name: str, part: Coroutine[Any, Any, None]) -> None:
-    await part
+async def _forever(name: str, part: Callable[[], Awaitable[None]]) -> None:
+    await part()
     raise RuntimeError(f"{name} ended by itself")
 
 
