@@ -293,6 +293,21 @@ async def test_recent_marks_are_those_of_the_newest_conversations_of_all_members
     assert await store.recent_marks("nobody", 10) == []
 
 
+async def test_conversations_that_take_turns_are_recent_in_the_order_of_their_newest_rows(store: MessageStore) -> None:
+    places = ["a", "a", "b", "b", "c", "a", "c", "c", "a", "a", "b"]
+    await store.merge_marks([MarkRow(conversation, "bob", 1, 1) for conversation in "abc"])
+
+    for pos, conversation in enumerate(places, 1):
+        await store.put_inbox([event(pos, conversation=conversation)])
+        await store.put_inbox([event(pos, user="cid", conversation=conversation)])
+    await store.put_inbox(
+        [event(pos, user="dan", conversation=conversation) for pos, conversation in enumerate(places, 1)]
+    )
+
+    for user in ("bob", "cid", "dan"):
+        assert [{m.conversation_id for m in await store.recent_marks(user, n)} for n in (1, 2)] == [{"b"}, {"a", "b"}]
+
+
 async def test_a_conversation_without_marks_takes_a_place_among_the_recent(store: MessageStore) -> None:
     await store.put_inbox([event(1, conversation="old"), event(2, conversation="new")])
     await store.merge_marks([MarkRow("old", "bob", 1, 1)])

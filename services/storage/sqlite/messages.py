@@ -25,6 +25,8 @@ _ROW_BYTES = 256
 _MARKS_FOR_EACH = 10
 """recent_marks gives at most this many for each conversation asked for, on average."""
 
+# turn_pos is the place of the user's newest row of the conversation that follows one of another conversation: it orders
+# the user's conversations as their newest rows would, and stays as it is while one of them goes on.
 _SCHEMA = Schema(
     (
         (
@@ -38,7 +40,7 @@ _SCHEMA = Schema(
                 seq INTEGER NOT NULL, sender_id TEXT NOT NULL, payload BLOB NOT NULL,
                 PRIMARY KEY (user_id, pos)) WITHOUT ROWID""",
             """CREATE TABLE inbox_conversations (
-                user_id TEXT NOT NULL, conversation_id TEXT NOT NULL, newest_pos INTEGER NOT NULL,
+                user_id TEXT NOT NULL, conversation_id TEXT NOT NULL, turn_pos INTEGER NOT NULL,
                 PRIMARY KEY (user_id, conversation_id)) WITHOUT ROWID""",
             """CREATE TABLE marks (
                 conversation_id TEXT NOT NULL, user_id TEXT NOT NULL,
@@ -209,14 +211,13 @@ def _insert_inbox(connection: sqlite3.Connection, rows: list[InboxRow]) -> None:
     if inserted < len(rows):
         found = select_by_keys(connection, _INBOX_AT, [(r.user_id, r.pos) for r in rows])
         _check_same("inbox", rows, {InboxRow(*row) for row in found})  # type: ignore[arg-type] # columns in the fields' order
-    newest: dict[tuple[str, str], int] = {}
-    for row in rows:
-        place = row.user_id, row.conversation_id
-        newest[place] = max(newest.get(place, 0), row.pos)
+    # Only a row whose conversation is not that of the row before it changes the order of the user's conversations.
+    before = {(r.user_id, r.pos + 1): r.conversation_id for r in rows}
     connection.executemany(
-        """INSERT INTO inbox_conversations VALUES (?, ?, ?)
-            ON CONFLICT DO UPDATE SET newest_pos = max(newest_pos, excluded.newest_pos)""",
-        [(*place, pos) for place, pos in newest.items()],
+        """INSERT INTO inbox_conversations SELECT ?1, ?2, ?3
+            WHERE NOT EXISTS (SELECT 1 FROM inbox WHERE user_id = ?1 AND pos = ?3 - 1 AND conversation_id = ?2)
+            ON CONFLICT DO UPDATE SET turn_pos = max(turn_pos, excluded.turn_pos)""",
+        [(r.user_id, r.conversation_id, r.pos) for r in rows if before.get((r.user_id, r.pos)) != r.conversation_id],
     )
 
 
@@ -310,10 +311,10 @@ def _select_marks(
 def _select_recent_marks(user_id: str, limit: int, connection: sqlite3.Connection) -> list[MarkRow]:
     rows = connection.execute(
         """SELECT m.* FROM (
-                SELECT conversation_id, newest_pos FROM inbox_conversations WHERE user_id = ?
-                ORDER BY newest_pos DESC LIMIT ?
+                SELECT conversation_id, turn_pos FROM inbox_conversations WHERE user_id = ?
+                ORDER BY turn_pos DESC LIMIT ?
             ) newest CROSS JOIN marks m ON m.conversation_id = newest.conversation_id
-            ORDER BY newest.newest_pos DESC, m.user_id LIMIT ?""",
+            ORDER BY newest.turn_pos DESC, m.user_id LIMIT ?""",
         (user_id, limit, limit * _MARKS_FOR_EACH),
     )
     return [MarkRow(*row) for row in rows.fetchall()]

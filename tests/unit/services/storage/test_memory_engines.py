@@ -85,10 +85,13 @@ async def test_errors_of_handlers_are_counted() -> None:
 
 
 async def test_subscriptions_that_come_and_go_leave_nothing_behind() -> None:
+    def ignore(topic: str, payload: bytes) -> None:
+        pass
+
     bus = MemoryBus()
     for n in range(10):
-        one = await bus.subscribe(f"t{n}", lambda topic, payload: None)
-        other = await bus.subscribe(f"t{n}", lambda topic, payload: None)
+        one = await bus.subscribe(f"t{n}", ignore)
+        other = await bus.subscribe(f"t{n}", ignore)
         await one.close()
         await other.close()
 
