@@ -126,6 +126,7 @@ class Connections:
         async def take() -> None:
             for user_id, its in waiting:
                 done.append(await work(user_id, its))
+                await asyncio.sleep(0)  # engines in the process answer without letting anybody else run
 
         if len(users) == 1:
             await take()

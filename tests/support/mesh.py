@@ -64,6 +64,8 @@ class FakeMesh:
         self._servicers: list[object] = []
         self._owned = frozenset(range(self.partitions))
         self._moved = asyncio.Event()
+        self.heeded = asyncio.Event()
+        """Set when who watches the ownership has done with what it was told."""
 
     @property
     def mesh(self) -> "Mesh":
@@ -93,6 +95,7 @@ class FakeMesh:
         while True:
             moved = self._moved
             yield self._owned
+            self.heeded.set()
             await moved.wait()
 
     async def deliver(self, edge_id: str, batch: DeliverBatch) -> Sequence[int]:
