@@ -2,8 +2,8 @@
 
 A loop that releases the interpreter's lock often and shortly, as one does that handles many sockets, starves threads: each
 release wakes the waiting thread, the loop has taken the lock again before that thread runs, and its wait begins anew.
-A commit then takes up to some hundreds of milliseconds. Measured with 16 appenders beside a saturated uvloop: p99 50 ms and
-more without this, 6 ms with it; a shorter switch interval of the interpreter alone does not help.
+A commit then takes up to some hundreds of milliseconds. Measured with 16 appenders beside a saturated uvloop: p99 50 to
+150 ms without this, 5 to 9 ms with it; a shorter switch interval of the interpreter alone does not help.
 """
 
 import time
