@@ -123,7 +123,7 @@ def flat_kind(descriptor: Descriptor) -> Mapping[str, FieldDescriptor] | None:
 
 
 def _count_keys(value: object, depth: int) -> int:
-    if depth > MAX_DEPTH:
+    if depth >= MAX_DEPTH:
         raise Wrong(f"nested deeper than {MAX_DEPTH}")
     count = 0
     if type(value) is dict:
