@@ -1,0 +1,1 @@
+"""A story that real clients play against a real server: `make demo`."""
