@@ -188,12 +188,12 @@ class Folding:
             del self._users[user_id]
 
     def again(self, user_id: str, moment: Moment) -> None:
-        """Telling failed, perhaps half-way: after another gathering it is told again, whatever it will be."""
+        """Telling failed, perhaps half-way: if there was a change, what holds after another gathering is told, whatever it is."""
         user = self._users.get(user_id)
         if user is None:
             return
-        user.told = None
         self._compare(user_id, user, moment)
+        self.rest(user_id)
 
     def is_here(self, user_id: str) -> bool:
         """Whether the user has a connected device, or friends do not know yet that there is none."""

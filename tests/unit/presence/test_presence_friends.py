@@ -103,6 +103,26 @@ async def test_a_new_friend_is_told_the_present_status_and_followed(desk: Desk, 
     assert world.told() == [("bob", "ann", AWAY)]
 
 
+async def test_two_new_friends_are_told_of_each_other_however_far_apart_their_answers_come(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(world, PresenceSettings(friends_at_once=1))
+    await desk.start()
+    await desk.arrive("ann", "bob")
+    world.befriend("ann", "bob")
+    answer = world.directory.ListFriendIds
+
+    async def after_all_was_told(request: ListFriendIdsRequest, context: object) -> ListFriendIdsResponse:
+        await desk.presence._telling.step()
+        return await answer(request, context)
+
+    monkeypatch.setattr(world.directory, "ListFriendIds", after_all_was_told)
+    await world.announce("ann", "bob")
+    await desk.settle()
+
+    assert sorted(set(world.told())) == [("ann", "bob", ONLINE), ("bob", "ann", ONLINE)]
+
+
 async def test_a_new_friend_who_is_not_there_is_told_of_as_such(desk: Desk, world: World) -> None:
     await desk.arrive("ann")
     world.befriend("ann", "bob")
@@ -148,7 +168,8 @@ async def test_an_answer_that_was_on_its_way_when_a_friendship_ended_is_thrown_a
     desk: Desk, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.befriend("ann", "bob")
-    await desk.arrive("bob")
+    elsewhere = Desk(world, PresenceSettings())
+    await elsewhere.arrive("bob")
     answer = world.directory.ListFriendIds
 
     async def late(request: ListFriendIdsRequest, context: object) -> ListFriendIdsResponse:
@@ -156,13 +177,15 @@ async def test_an_answer_that_was_on_its_way_when_a_friendship_ended_is_thrown_a
         if "bob" in world.directory.friends["ann"]:
             world.part("ann", "bob")
             await world.announce("ann", "bob")
+            world.directory.is_down = True
         return friends
 
     monkeypatch.setattr(world.directory, "ListFriendIds", late)
     await desk.connect("ann")
     await desk.gather()
-    await desk.set_presence("bob", AWAY)
-    await desk.gather()
+    await elsewhere.set_presence("bob", AWAY)
+    await elsewhere.gather()
+    await desk.settle()
 
     assert world.told() == []
 
