@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import structlog
 
-from discovery.errors import HitherError, ResourceExhausted
+from discovery.errors import ResourceExhausted
 from discovery.mesh import Mesh
 from hither.messaging.v1 import messaging_pb2
 from hither.sessions.v1 import sessions_service_pb2
@@ -22,7 +22,7 @@ from services.messaging.marks import mark_events
 from services.messaging.recent import Brief, RecentRows, brief
 from services.messaging.settings import MessagingSettings
 from services.messaging.signals import Signals
-from services.messaging.supervision import pause_s
+from services.messaging.supervision import describe, pause_s
 from services.ports.message_store import InboxStore, MarkRow
 
 Device = tuple[str, str]
@@ -79,10 +79,10 @@ class Acknowledgements:
                 async with asyncio.timeout(self._settings.engine_timeout_s):
                     await self._work_off(batch)
                 failures = 0
-            except (HitherError, TimeoutError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it was, the others' acknowledgements must go on
                 failures += 1
                 metrics.ACKNOWLEDGEMENT_FAILURES.inc()
-                _log.warning("acknowledgements.failed", error=str(error))
+                _log.warning("acknowledgements.failed", error=describe(error))
                 self._keep(batch)
                 await asyncio.sleep(pause_s(failures, self._settings))
 

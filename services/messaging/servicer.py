@@ -8,6 +8,9 @@ from services.messaging.history import History
 from services.messaging.marks import Marks
 from services.messaging.sending import Sending
 
+_ANSWER_S = 0.05
+"""What a send keeps of its time to say that its outcome is unknown, before the call is ended from outside."""
+
 
 class MessagingServicer(MessagingServiceServicer):
     """See hither/messaging/v1/messaging_service.proto."""
@@ -21,7 +24,7 @@ class MessagingServicer(MessagingServiceServicer):
     async def SendMessage(self, request: pb.SendMessageRequest, context: object) -> pb.SendMessageResponse:
         """See the contract."""
         call = current_call()
-        return await self._sending.send(request, call.caller.user_id, call.remaining_s())
+        return await self._sending.send(request, call.caller.user_id, call.remaining_s() - _ANSWER_S)
 
     async def ListMessages(self, request: pb.ListMessagesRequest, context: object) -> pb.ListMessagesResponse:
         """See the contract."""

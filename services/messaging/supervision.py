@@ -62,7 +62,7 @@ class Status:
 
     def failed(self, error: BaseException) -> None:
         """The projection has stopped."""
-        text = _describe(error)
+        text = describe(error)
         _log.error(
             "projection.failed", projection=self.projection, partition=self.partition, error=text, exc_info=error
         )
@@ -102,7 +102,8 @@ def pause_s(failures: int, settings: MessagingSettings) -> float:
     return longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, guards nothing
 
 
-def _describe(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
+    """The error in a line, or the first of a group: for the log and for operators."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return f"{type(error).__name__}: {error}"

@@ -35,6 +35,7 @@ class Disk:
     messages: defaultdict[str, dict[int, MessageRow]] = field(default_factory=lambda: defaultdict(dict))
     sent: dict[DedupKey, MessageRow] = field(default_factory=dict)
     inboxes: defaultdict[str, dict[int, InboxRow]] = field(default_factory=lambda: defaultdict(dict))
+    furthest: defaultdict[tuple[str, str, int], int] = field(default_factory=lambda: defaultdict(int))
     marks: dict[tuple[str, str], MarkRow] = field(default_factory=dict)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -49,10 +50,17 @@ class Disk:
             await self.changed.wait()
 
     def settled(self, group: str, topic: str) -> bool:
-        """Whether the group has committed past every record of the topic."""
+        """Whether the group's commits are past every record of the topic now."""
+        commits = {place: committed.next_offset for place, committed in self.commits.items()}
+        return self._past(commits, group, topic)
+
+    def was_settled(self, group: str, topic: str) -> bool:
+        """The same for the furthest commits there ever were: another owner may have taken one back since."""
+        return self._past(self.furthest, group, topic)
+
+    def _past(self, commits: Mapping[tuple[str, str, int], int], group: str, topic: str) -> bool:
         return all(
-            not records
-            or self.commits.get((group, topic, partition), Committed(0, b"")).next_offset > records[-1].offset
+            not records or commits.get((group, topic, partition), 0) > records[-1].offset
             for (its_topic, partition), records in self.records.items()
             if its_topic == topic
         )
@@ -119,7 +127,9 @@ class MemoryLog:
 
     async def commit(self, group: str, topic: str, partition: int, committed: Committed) -> None:
         await self._life.step(f"before commit {topic}")
-        self._disk.commits[group, topic, partition] = committed
+        place = (group, topic, partition)
+        self._disk.commits[place] = committed
+        self._disk.furthest[place] = max(committed.next_offset, self._disk.furthest[place])
         self._disk.touch()
         await self._life.step(f"after commit {topic}")
 

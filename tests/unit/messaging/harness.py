@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from hither.messaging.v1 import messaging_pb2, records_pb2
@@ -70,15 +70,25 @@ class World:
     outcomes: list[Outcome] = field(default_factory=list)
 
     def settled(self) -> bool:
+        """Whether everything is applied and committed now."""
         return self.disk.settled(conversation_projection.GROUP, "messages") and self.disk.settled(
             inbox_projection.GROUP, "inbox"
         )
 
+    def was_settled(self) -> bool:
+        """Whether it was, though another owner may have taken a commit back since."""
+        return self.disk.was_settled(conversation_projection.GROUP, "messages") and self.disk.was_settled(
+            inbox_projection.GROUP, "inbox"
+        )
+
     async def live(self, life: Life, batch_records: int = 512) -> None:
-        """Runs one process until everything is settled, or it dies."""
+        """Runs one process until everything was settled, or it dies."""
+        await self._live_until(self.was_settled, life, batch_records)
+
+    async def _live_until(self, settled: Callable[[], bool], life: Life, batch_records: int) -> None:
         async with asyncio.TaskGroup() as group:
             task = group.create_task(self.run(life, batch_records))
-            watch = group.create_task(self.disk.until(self.settled))
+            watch = group.create_task(self.disk.until(settled))
             await asyncio.wait([task, watch], return_when=asyncio.FIRST_COMPLETED)
             task.cancel()
             watch.cancel()
@@ -104,7 +114,7 @@ class World:
     async def recover(self) -> None:
         """Runs a process that does not die, until everything is settled."""
         async with asyncio.timeout(20):
-            await self.live(Life())
+            await self._live_until(self.settled, Life(), 512)
 
     def accept(self, record: bytes) -> int:
         """Appends to the conversation's partition of "messages"; returns the offset."""

@@ -274,7 +274,7 @@ class Paused:
             if name == "after commit messages":
                 self.written.set()
 
-        life.step = gated  # type: ignore[method-assign] - the one process of this test that waits
+        life.step = gated  # type: ignore[method-assign]  # the one process of this test that waits
         await world.run(life)
 
 
@@ -297,7 +297,7 @@ class Slow:
                     await asyncio.sleep(0)
             await step(name)
 
-        self._life.step = uneven  # type: ignore[method-assign] - see above
+        self._life.step = uneven  # type: ignore[method-assign]  # see above
         async with asyncio.timeout(10):
             await world.live(self._life, batch_records=1)
 
