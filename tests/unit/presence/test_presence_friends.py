@@ -169,6 +169,7 @@ async def test_an_answer_that_was_on_its_way_when_a_friendship_ended_is_thrown_a
 ) -> None:
     world.befriend("ann", "bob")
     elsewhere = Desk(world, PresenceSettings())
+    await elsewhere.start()
     await elsewhere.arrive("bob")
     answer = world.directory.ListFriendIds
 
