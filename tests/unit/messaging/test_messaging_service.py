@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,9 @@ class Town:
         serve_call(Call("SendMessage", Caller(Role.USER, sender, "phone"), time.monotonic() + within_s, "trace"))
         request = pb.SendMessageRequest(conversation_id=conversation, client_id=client_id, text=text)
         return await self.messaging.servicer.SendMessage(request, None)
+
+    def was_told(self, pos: int) -> bool:
+        return ("message", pos) in self.mesh.received(7)
 
     async def inbox(self, user_id: str) -> list[tuple[int, str]]:
         page = await self.messaging.servicer.SyncInbox(pb.SyncInboxRequest(user_id=user_id), None)
@@ -299,7 +303,7 @@ async def test_the_same_over_the_embedded_engines_which_outlive_the_service(tmp_
             last = 40 * (life + 1)
             sends = [town.send(f"m{life}-{number % 40}", f"c{life}-{number % 40}") for number in range(50)]
             answers += await asyncio.gather(*sends)
-            await town.mesh.until(lambda last=last: [pos for _, pos in town.mesh.received(7)][-1:] == [last])
+            await town.mesh.until(partial(town.was_told, last))
             inbox = await town.inbox("ben")
         await log.close()
         await store.close()
