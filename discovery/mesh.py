@@ -135,9 +135,9 @@ class Mesh:
         for service in sorted(self.dispatcher.services):
             if service.startswith(_OF_EVERY_PROCESS):
                 continue
-            await self._membership.put(self._instance(service, self.instance_id))
+            await self._put(service, self.instance_id)
         for edge_id in list(self._edges):
-            await self._membership.put(self._instance(DELIVER_SERVICE, edge_id))
+            await self._put(DELIVER_SERVICE, edge_id)
 
     async def drain(self) -> None:
         """Tells everyone that this process takes no new work: it owns nothing from now on. Calls that come are answered
@@ -278,10 +278,12 @@ class Mesh:
     # --- edges ---
 
     def attach_edge(self, edge_id: str, handler: DeliverHandler) -> None:
-        """Makes this process the edge of that id: batches for it go to `handler`, which must not block. Registered by
-        `serve`, so attach before it.
+        """Makes this process the edge of that id: batches for it go to `handler`, which must not block. Others find it once
+        this process serves.
         """
         self._edges[edge_id] = handler
+        if self._serving:
+            self._group.create_task(self._put(DELIVER_SERVICE, edge_id), name="mesh edge")
 
     def detach_edge(self, edge_id: str) -> None:
         """The edge is gone: batches for it are refused from now on."""
@@ -310,8 +312,8 @@ class Mesh:
 
     # --- inside ---
 
-    def _instance(self, service: str, instance_id: str) -> Instance:
-        return Instance(
+    async def _put(self, service: str, instance_id: str) -> None:
+        instance = Instance(
             service=service,
             instance_id=instance_id,
             address=self._address,
@@ -320,6 +322,7 @@ class Mesh:
             state=self._state,
             load=self.dispatcher.load,
         )
+        await self._membership.put(instance)
 
     def _changed(self) -> None:
         self._owned.clear()

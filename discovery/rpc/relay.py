@@ -48,17 +48,29 @@ class RelaySession:
         """Serves the stream until the requester has ended its half and has all answers. Cancelling it cancels what is open."""
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._read(requests, group), name="relay reader")
+                reader = group.create_task(self._read(requests, group), name="relay reader")
                 await self._write(write)
+                reader.cancel()
         except* HitherError as failed:
             raise _first(failed) from None
 
+    def drain(self) -> None:
+        """Ends the stream as soon as nothing is open. A request that comes after is not begun; its requester sees the
+        stream end and asks elsewhere.
+        """
+        self._end()
+
     async def _read(self, requests: AsyncIterator[relay_pb2.RelayBatch], group: asyncio.TaskGroup) -> None:
         async for batch in requests:
+            if self._ended:
+                return
             self._check(batch)
             for envelope in batch.envelopes:
                 self._open.add(envelope.correlation_id)
                 group.create_task(self._serve(envelope), name="relayed call")
+        self._end()
+
+    def _end(self) -> None:
         self._ended = True
         self._news.set()
 

@@ -4,9 +4,10 @@ A service author gets health, reflection, status, relay and metrics with it with
 who calls until when, and encodes; all decisions are the dispatcher's.
 """
 
+import asyncio
 import ipaddress
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
@@ -45,7 +46,6 @@ _OPTIONS: Final = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
 )
-_CANCEL_S: Final = 1.0
 
 log = structlog.get_logger(__name__)
 
@@ -69,6 +69,7 @@ class RpcServer:
         self._dispatcher = mesh.dispatcher
         self._verifier = verifier
         self._wanted = address
+        self._streams = _Streams(mesh, verifier)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(options=_OPTIONS)
         self.port = 0
@@ -84,8 +85,8 @@ class RpcServer:
 
     async def __aenter__(self) -> Self:
         """Listens."""
-        streams = _Streams(self._mesh, self._verifier)
-        self._server.add_generic_rpc_handlers((_Handlers(self._dispatcher, self._verifier, streams),))
+        handlers = _Handlers(self._dispatcher, self._verifier, self._streams)
+        self._server.add_generic_rpc_handlers((handlers,))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         services = [*sorted(self._dispatcher.services), RELAY_SERVICE, DELIVER_SERVICE]
         reflection.enable_server_reflection([*services, _HEALTH, reflection.SERVICE_NAME], self._server)
@@ -110,6 +111,7 @@ class RpcServer:
             await self._mesh.drain()
         except HitherError as failed:
             log.warning("the registry does not know of the drain", reason=failed.reason)
+        self._streams.drain()
         await self._server.stop(grace=grace_s)
 
 
@@ -149,6 +151,14 @@ class _Streams:
     def __init__(self, mesh: Mesh, verifier: TokenVerifier | None) -> None:
         self._mesh = mesh
         self._verifier = verifier
+        self._sessions: set[RelaySession] = set()
+        self._draining = asyncio.Event()
+
+    def drain(self) -> None:
+        """Ends the streams: the relayed calls that run are answered, batches for an edge are taken no more."""
+        self._draining.set()
+        for session in self._sessions:
+            session.drain()
 
     async def exchange(self, requests: AsyncIterator[bytes], context: _Context) -> None:
         """RelayService.Exchange."""
@@ -156,26 +166,48 @@ class _Streams:
         async def write(batch: relay_pb2.RelayBatch) -> None:
             await context.write(batch.SerializeToString())
 
+        session = RelaySession(self._mesh.dispatcher)
         try:
             check_access(methods()[_RELAY], _call(_RELAY, context, self._verifier).caller)
-            await RelaySession(self._mesh.dispatcher).serve(_decoded(requests, relay_pb2.RelayBatch), write)
+            self._sessions.add(session)
+            if self._draining.is_set():
+                session.drain()
+            await session.serve(_decoded(requests, relay_pb2.RelayBatch), write)
         except HitherError as error:
             await _abort(context, error)
+        finally:
+            self._sessions.discard(session)
 
     async def deliver(self, requests: AsyncIterator[bytes], context: _Context) -> None:
         """DeliverService.Deliver."""
         try:
             check_access(methods()[_DELIVER], _call(_DELIVER, context, self._verifier).caller)
             edge_id = _text(dict(context.invocation_metadata() or ()).get(EDGE_KEY))
-            last = 0
-            async for batch in _decoded(requests, deliver_pb2.DeliverBatch):
-                if batch.seq != last + 1:
-                    raise InvalidArgument(f"batch {batch.seq} came after {last}")
-                last = batch.seq
-                gone = self._hand_over(edge_id, batch)
-                await context.write(deliver_pb2.DeliverBatch(ack=last, gone=gone).SerializeToString())
+            await self._until_drained(self._take(edge_id, requests, context))
         except HitherError as error:
             await _abort(context, error)
+
+    async def _take(self, edge_id: str, requests: AsyncIterator[bytes], context: _Context) -> None:
+        last = 0
+        async for batch in _decoded(requests, deliver_pb2.DeliverBatch):
+            if batch.seq != last + 1:
+                raise InvalidArgument(f"batch {batch.seq} came after {last}")
+            last = batch.seq
+            gone = self._hand_over(edge_id, batch)
+            await context.write(deliver_pb2.DeliverBatch(ack=last, gone=gone).SerializeToString())
+
+    async def _until_drained(self, work: Coroutine[None, None, None]) -> None:
+        working = asyncio.create_task(work)
+        draining = asyncio.create_task(self._draining.wait())
+        try:
+            await asyncio.wait((working, draining), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            finished = working.done()
+            working.cancel()
+            draining.cancel()
+            await asyncio.wait((working, draining))
+        if finished:
+            working.result()
 
     def _hand_over(self, edge_id: str, batch: deliver_pb2.DeliverBatch) -> list[int]:
         edges = self._mesh.edges

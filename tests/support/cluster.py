@@ -47,7 +47,7 @@ class Scripted:
         return serve
 
 
-def new_dispatcher(*servicers: Scripted, max_calls: int = 100) -> Dispatcher:
+def new_dispatcher(*servicers: Scripted, max_calls: int = 10_000) -> Dispatcher:
     """A dispatcher that serves these, with metrics of its own."""
     dispatcher = Dispatcher(max_calls=max_calls, metrics=CallMetrics(CollectorRegistry()))
     for servicer in servicers:

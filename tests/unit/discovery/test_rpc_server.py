@@ -132,7 +132,7 @@ async def test_an_error_goes_out_as_a_rich_status(messaging: "MessagingServiceAs
 
 
 async def test_bytes_that_are_no_message_get_a_typed_answer(channel: grpc.aio.Channel, keys: Keys) -> None:
-    raw = channel.unary_unary(f"/{MESSAGING}/SendMessage")
+    raw: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{MESSAGING}/SendMessage")
 
     error = await failure(raw(b"\xff\xff", metadata=bearer(keys.sign())))
 
@@ -186,7 +186,9 @@ async def test_a_trace_goes_on(process: Process, messaging: "MessagingServiceAsy
 
 
 async def test_an_unknown_method_is_unimplemented(channel: grpc.aio.Channel) -> None:
-    error = await failure(channel.unary_unary("/hither.push.v1.PushService/Nothing")(b""))
+    method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/hither.push.v1.PushService/Nothing")
+
+    error = await failure(method(b""))
 
     assert error.code() is grpc.StatusCode.UNIMPLEMENTED
 
@@ -252,9 +254,9 @@ async def test_status_is_for_operators_only(channel: grpc.aio.Channel, keys: Key
 
 @pytest.mark.parametrize("path", [path for path, spec in methods().items() if spec.streaming])
 async def test_streams_are_for_processes_of_the_cluster_only(channel: grpc.aio.Channel, keys: Keys, path: str) -> None:
-    call = channel.stream_stream(path)(metadata=bearer(keys.sign()))
+    method: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(path)
 
-    error = await failure(call.read())
+    error = await failure(method(metadata=bearer(keys.sign())).read())
 
     assert error.code() is grpc.StatusCode.PERMISSION_DENIED
 
