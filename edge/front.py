@@ -26,6 +26,8 @@ log = structlog.get_logger(__name__)
 
 _READ_BUFFER_BYTES: Final = 2048
 _NEVER_S: Final = 3600.0
+_TURNED_AWAY_S: Final = 1.0
+_MOST_TURNED_AWAY: Final = 128
 
 
 class Door:
@@ -38,6 +40,8 @@ class Door:
         self.settings = shell.settings
         self.most = most
         self.draining = False
+        self.turning_away = 0
+        """Connections that are being told that they are too many."""
         self._surroundings = Surroundings(edge_id, shell.settings, shell.metrics, authenticate)
         self._open = 0
         self._greeting: set[FrontProtocol] = set()
@@ -58,6 +62,11 @@ class Door:
     def __call__(self) -> "FrontProtocol":
         """The protocol for a new connection."""
         return FrontProtocol(self)
+
+    @property
+    def crowded(self) -> bool:
+        """There are too many even of those that are to be turned away."""
+        return self.turning_away >= _MOST_TURNED_AWAY
 
     @property
     def http_connections(self) -> int:
@@ -141,7 +150,10 @@ class FrontProtocol(asyncio.Protocol):
         """See asyncio.Protocol."""
         stream = cast(asyncio.Transport, transport)  # uvloop's is one by its methods only
         if not self._door.admit(self):
-            _turn_away(stream, HTTPStatus.SERVICE_UNAVAILABLE)
+            if self._door.crowded:
+                stream.abort()
+                return
+            stream.set_protocol(_TurnedAway(self._door, stream))
             return
         self._transport = stream
         loop = asyncio.get_running_loop()
@@ -192,6 +204,28 @@ class FrontProtocol(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+class _TurnedAway(asyncio.Protocol):
+    """A connection too many. It is told once it has asked: an answer that comes before the question is not understood."""
+
+    __slots__ = ("_door", "_timer", "_transport")
+
+    def __init__(self, door: Door, transport: asyncio.Transport) -> None:
+        self._door = door
+        self._transport = transport
+        self._timer = asyncio.get_running_loop().call_later(_TURNED_AWAY_S, transport.abort)
+        door.turning_away += 1
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol."""
+        if not self._transport.is_closing():
+            _turn_away(self._transport, HTTPStatus.SERVICE_UNAVAILABLE)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        self._timer.cancel()
+        self._door.turning_away -= 1
 
 
 class HttpProtocol(HttpToolsProtocol):

@@ -111,7 +111,7 @@ class Hub:
         members = self._members
         for target in delivery.targets:
             member = members.get(target.connection_id)
-            if member is None:
+            if member is None or member.session.closing is not None:
                 gone.append(target.connection_id)
                 continue
             session = member.session

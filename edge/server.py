@@ -62,6 +62,7 @@ class EdgeServer:
         most = affordable_connections(settings)
         self._door = Door(shell, gateway.edge_id, gateway.authenticate_device, app, most)
         self._server: asyncio.Server | None = None
+        self._address = ""
         self.serving = asyncio.Event()
         """Set once clients are accepted."""
         self.serving = asyncio.Event()
@@ -71,9 +72,8 @@ class EdgeServer:
     @property
     def address(self) -> str:
         """Where clients connect, as host:port; known once entered."""
-        assert self._server is not None  # entered
-        host, port = self._server.sockets[0].getsockname()[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        assert self._address  # entered
+        return self._address
 
     @property
     def connections(self) -> int:
@@ -86,6 +86,8 @@ class EdgeServer:
         self._server = await loop.create_server(
             self._door, self._host, self._port, backlog=self._settings.backlog, start_serving=False
         )
+        host, port = self._server.sockets[0].getsockname()[:2]
+        self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._gateway.mesh.attach_edge(self._gateway.edge_id, self._hub.deliver)
         self._registry.register(self.metrics)
         return self

@@ -1,0 +1,120 @@
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from discovery.clock import SystemClock
+from discovery.errors import Unavailable
+from edge.metrics import EdgeMetrics
+from edge.registrar import Registrar
+from edge.settings import EdgeSettings
+from hither.sessions.v1 import sessions_pb2, sessions_service_pb2
+from tests.support.fake_mesh import FakeMesh
+
+
+def connection(number: int, user_id: str = "") -> sessions_pb2.Connection:
+    return sessions_pb2.Connection(
+        user_id=user_id or f"user-{number}", device_id="phone", edge_id="edge-1", connection_id=number
+    )
+
+
+class Desk:
+    """A registrar with the connections that it is to report."""
+
+    def __init__(self, **settings: float) -> None:
+        self.mesh = FakeMesh()
+        self.metrics = EdgeMetrics()
+        self.open: list[sessions_pb2.Connection] = []
+        self.replaced: list[int] = []
+        self.registrar = Registrar(
+            self.mesh.as_mesh(),
+            EdgeSettings(**settings),  # type: ignore[arg-type]  # the numbers that a test names
+            self.metrics,
+            SystemClock(),
+            lambda: self.open,
+            self.replaced.append,
+        )
+
+    @asynccontextmanager
+    async def at_work(self) -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(self.registrar.run())
+            yield
+            running.cancel()
+
+
+async def test_a_connection_that_opens_is_reported() -> None:
+    desk = Desk()
+    async with desk.at_work():
+        desk.registrar.opened(connection(1))
+        [made] = await desk.mesh.until("ReportDevices")
+    [report] = made.request.reports
+    assert (report.user_id, report.device_id, report.connected, report.connection_id) == ("user-1", "phone", True, 1)
+
+
+async def test_a_connection_that_closes_is_removed_and_reported() -> None:
+    desk = Desk()
+    async with desk.at_work():
+        desk.registrar.closed(connection(1))
+        [removed] = await desk.mesh.until("RemoveConnections")
+        [reported] = await desk.mesh.until("ReportDevices")
+    assert list(removed.request.connections) == [connection(1)]
+    assert [report.connected for report in reported.request.reports] == [False]
+
+
+async def test_reports_are_grouped_by_partition_and_bounded() -> None:
+    desk = Desk()
+    for number in range(1, 2501):
+        desk.registrar.opened(connection(number, user_id="alice"))
+    desk.registrar.opened(connection(9999, user_id="bob"))
+    await desk.registrar.settle()
+    sizes = sorted(len(made.request.reports) for made in desk.mesh.made("ReportDevices"))
+    assert sizes == [1, 500, 1000, 1000]
+
+
+async def test_open_connections_are_reported_again_and_again() -> None:
+    desk = Desk(report_s=0.01)
+    desk.open = [connection(1)]
+    async with desk.at_work():
+        made = await desk.mesh.until("ReportDevices", 3)
+    assert all([report.connection_id for report in one.request.reports] == [1] for one in made)
+
+
+async def test_open_connections_are_renewed_again_and_again() -> None:
+    desk = Desk(renew_s=0.01)
+    desk.open = [connection(1), connection(2, user_id="user-1")]
+    async with desk.at_work():
+        made = await desk.mesh.until("RenewConnections", 3)
+    assert [one.connection_id for one in made[2].request.connections] == [1, 2]
+
+
+async def test_a_replaced_connection_is_closed() -> None:
+    desk = Desk(renew_s=0.01)
+    desk.open = [connection(1)]
+
+    async def replaced(request: object, caller: object) -> sessions_service_pb2.RenewConnectionsResponse:
+        return sessions_service_pb2.RenewConnectionsResponse(replaced_connection_ids=[1])
+
+    desk.mesh.handlers["RenewConnections"] = replaced
+    async with desk.at_work():
+        await desk.mesh.until("RenewConnections", 2)
+    assert 1 in desk.replaced
+
+
+async def test_failures_are_counted_and_what_failed_is_tried_again() -> None:
+    desk = Desk()
+    for method in ("RemoveConnections", "ReportDevices"):
+        desk.mesh.fail(method, Unavailable("away"))
+    desk.registrar.closed(connection(1))
+    await desk.registrar.settle()
+    assert dict(desk.metrics.registry_failures) == {"RemoveConnections": 1, "ReportDevices": 1}
+    await desk.registrar.settle()
+    assert len(desk.mesh.made("RemoveConnections")) == 2
+    assert [report.connected for report in desk.mesh.made("ReportDevices")[1].request.reports] == [False]
+
+
+async def test_a_renewal_that_failed_does_not_end_the_work() -> None:
+    desk = Desk(renew_s=0.01)
+    desk.open = [connection(1)]
+    desk.mesh.fail("RenewConnections", Unavailable("away"))
+    async with desk.at_work():
+        await desk.mesh.until("RenewConnections", 3)
