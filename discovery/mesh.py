@@ -49,6 +49,9 @@ _OF_EVERY_PROCESS: Final = "hither.mesh."
 _ATTEMPTS: Final = 6
 _FIRST_BACKOFF_S: Final = 0.02
 _NO_OWNER_RETRY_AFTER_S: Final = 1.0
+_ANNOUNCE_PAUSE_S: Final = 1.0
+_EJECTED_S: Final = 5.0
+"""How long an instance that could not be reached is spared the calls that another can answer."""
 
 
 @dataclass(slots=True)
@@ -94,6 +97,7 @@ class Mesh:
         self._serving = False
         self._edges: dict[str, DeliverHandler] = {}
         self._owned: dict[str, frozenset[int]] = {}
+        self._ejected: dict[str, float] = {}
         self._news = asyncio.Event()
         self._group = asyncio.TaskGroup()
         self._tasks: list[asyncio.Task[None]] = []
@@ -243,7 +247,12 @@ class Mesh:
             return await self.dispatcher.dispatch(route.spec.path, request, call)
         if not owner.address:
             raise Unavailable("the owner cannot be reached from another process", reason="NO_OWNER")
-        return await self._peers.call(owner.address, route.spec, request, call)
+        try:
+            return await self._peers.call(owner.address, route.spec, request, call)
+        except Unavailable as error:
+            if error.reason == "OUTCOME_UNKNOWN":
+                self._ejected[owner.instance_id] = time.monotonic() + _EJECTED_S
+            raise
 
     def _owner(self, route: _Route, request: Message, caller: Caller) -> Instance:
         partition = None
@@ -260,7 +269,9 @@ class Mesh:
         local = service.instances.get(self.instance_id)
         if local is not None and local.state is InstanceState.SERVING:
             return local
-        return random.choice(service.serving)  # noqa: S311 (spreads load, guards nothing)
+        now_s = time.monotonic()
+        fit = [peer for peer in service.serving if self._ejected.get(peer.instance_id, 0.0) <= now_s]
+        return random.choice(fit or service.serving)  # noqa: S311 (spreads load, guards nothing)
 
     async def _pause(self, attempt: int, call: Call, error: HitherError) -> None:
         """Waits before the next attempt. Raises the error if there is to be none."""
@@ -283,7 +294,7 @@ class Mesh:
         """
         self._edges[edge_id] = handler
         if self._serving:
-            self._group.create_task(self._put(DELIVER_SERVICE, edge_id), name="mesh edge")
+            self._group.create_task(self._announce(edge_id), name="mesh edge")
 
     def detach_edge(self, edge_id: str) -> None:
         """The edge is gone: batches for it are refused from now on."""
@@ -312,6 +323,14 @@ class Mesh:
 
     # --- inside ---
 
+    async def _announce(self, edge_id: str) -> None:
+        """Registers an edge that came late, as soon as the registry takes it."""
+        while edge_id in self._edges:
+            with suppress(HitherError):
+                await self._put(DELIVER_SERVICE, edge_id)
+                return
+            await asyncio.sleep(_ANNOUNCE_PAUSE_S)
+
     async def _put(self, service: str, instance_id: str) -> None:
         instance = Instance(
             service=service,
@@ -326,6 +345,8 @@ class Mesh:
 
     def _changed(self) -> None:
         self._owned.clear()
+        known = {name for service in self.view.services.values() for name in service.instances}
+        self._ejected = {name: until_s for name, until_s in self._ejected.items() if name in known}
         self._news.set()
         self._news = asyncio.Event()
 

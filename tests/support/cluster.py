@@ -97,9 +97,11 @@ class Process:
 
 
 @asynccontextmanager
-async def running_process(registry: Registry, keys: Keys, name: str) -> AsyncIterator[Process]:
-    """A process that serves messaging over loopback gRPC, joined and SERVING."""
-    servicer = Scripted()
+async def running_process(
+    registry: Registry, keys: Keys, name: str, service: str = MESSAGING
+) -> AsyncIterator[Process]:
+    """A process that serves the service over loopback gRPC, joined and SERVING."""
+    servicer = Scripted(service)
     mesh = Mesh(registry, new_dispatcher(servicer), partitions=PARTITIONS, service_name=name, token=keys.service_token)
     async with mesh, RpcServer(mesh, keys.verifier()) as server:
         await mesh.serve(server.address)

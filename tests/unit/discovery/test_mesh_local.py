@@ -301,6 +301,20 @@ async def test_an_edge_of_this_process_gets_its_batches_directly() -> None:
     assert got[0] is batch
 
 
+async def test_an_edge_that_attaches_late_is_registered_too() -> None:
+    registry = EmbeddedRegistry()
+    async with (mesh := Mesh(registry, new_dispatcher(), partitions=PARTITIONS, service_name="p")):
+        await mesh.serve()
+        mesh.attach_edge("edge-1", lambda _: [])
+
+        async with asyncio.timeout(5):
+            async for snapshot in registry.watch():
+                if snapshot.instances:
+                    break
+
+    assert [instance.instance_id for instance in snapshot.instances] == ["edge-1"]
+
+
 async def test_an_unknown_edge_is_unavailable() -> None:
     async with (mesh := new_mesh()):
         with pytest.raises(Unavailable):

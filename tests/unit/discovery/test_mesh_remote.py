@@ -7,13 +7,25 @@ import pytest
 from google.protobuf.message import Message
 
 from discovery.errors import DeadlineExceeded, Internal, InvalidArgument, NotFound, NotOwner, Unavailable, Violation
-from discovery.mesh import DELIVER_SERVICE
+from discovery.mesh import DELIVER_SERVICE, Mesh
 from discovery.registry.embedded import EmbeddedRegistry
 from discovery.rpc.call import Role
+from hither.directory.v1.directory_service_pb2 import GetUserRequest
 from hither.edge.v1.deliver_pb2 import DeliverBatch, Eviction
 from hither.messaging.v1 import messaging_service_pb2 as pb
-from tests.support.cluster import ALICE, MESSAGING, PARTITIONS, SEND, Keys, Process, key_in, running_process
+from tests.support.cluster import (
+    ALICE,
+    MESSAGING,
+    PARTITIONS,
+    SEND,
+    Keys,
+    Process,
+    key_in,
+    new_dispatcher,
+    running_process,
+)
 
+DIRECTORY = "hither.directory.v1.DirectoryService"
 Pair = tuple[Process, Process]
 
 
@@ -164,6 +176,25 @@ async def test_an_owner_that_is_gone_without_a_word_is_unavailable(pair: Pair) -
 
     assert raised.value.reason == "OUTCOME_UNKNOWN"
     assert here.mesh.dispatcher.metrics.retries > 0
+
+
+async def test_a_peer_that_could_not_be_reached_is_spared_what_another_can_answer() -> None:
+    registry, keys = EmbeddedRegistry(), Keys()
+    get_user = "/hither.directory.v1.DirectoryService/GetUser"
+    caller = Mesh(registry, new_dispatcher(), partitions=PARTITIONS, service_name="caller", token=keys.service_token)
+    async with (
+        caller,
+        running_process(registry, keys, "well", DIRECTORY) as well,
+        running_process(registry, keys, "ill", DIRECTORY) as ill,
+    ):
+        await caller._refresh()
+        await ill.server._server.stop(grace=0)
+
+        for _ in range(20):
+            await caller.call(get_user, GetUserRequest(user_id="bob"), caller=ALICE, timeout_s=3)
+
+    assert len(well.servicer.seen) == 20
+    assert caller.dispatcher.metrics.retries <= 1
 
 
 async def test_when_an_owner_leaves_its_keys_are_served_by_who_stays() -> None:
