@@ -5,9 +5,9 @@ second passes the messages on and commits. A batch enters the second stage after
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from discovery.clock import Clock
 from services.messaging import metrics
@@ -16,7 +16,7 @@ from services.messaging.sequencing import Outcome, Passed, cut_batch, inbox_reco
 from services.messaging.settings import MessagingSettings
 from services.messaging.supervision import Status
 from services.ports.log import Committed, Log, Record
-from services.ports.message_store import ConversationStore
+from services.ports.message_store import DedupKey, Head, MessageRow
 
 MESSAGES = "messages"
 INBOX = "inbox"
@@ -33,13 +33,26 @@ class _Durable:
     next_offset: int
 
 
+class ConversationRows(Protocol):
+    """What the projection needs of a ConversationStore."""
+
+    async def conversation_heads(self, conversation_ids: Sequence[str]) -> Mapping[str, Head]:
+        """See ConversationStore; the answer may hold more."""
+
+    async def find_sent(self, keys: Sequence[DedupKey]) -> Mapping[DedupKey, MessageRow]:
+        """See ConversationStore; the answer may hold more."""
+
+    async def put_messages(self, rows: Sequence[MessageRow]) -> None:
+        """See ConversationStore."""
+
+
 class ConversationProjection:
     """Applies one partition of "messages". `tell` is called with the outcomes of each batch once they are durable."""
 
     def __init__(
         self,
         log: Log,
-        store: ConversationStore,
+        store: ConversationRows,
         partition_of: Callable[[str], int],
         tell: Callable[[Sequence[Outcome]], None],
         status: Status,

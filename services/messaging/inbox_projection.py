@@ -32,7 +32,7 @@ from services.messaging.sequencing import cut_batch
 from services.messaging.settings import MessagingSettings
 from services.messaging.supervision import Status
 from services.ports.log import Committed, Log
-from services.ports.message_store import Head, InboxRow, InboxStore
+from services.ports.message_store import Head, InboxRow
 
 PUSH = "push"
 GROUP = "inboxes"
@@ -59,13 +59,26 @@ class _Settled:
     committed: Committed
 
 
+class InboxRows(Protocol):
+    """What the projection needs of an InboxStore."""
+
+    async def inbox_heads(self, user_ids: Sequence[str]) -> Mapping[str, Head]:
+        """See InboxStore; the answer may hold more."""
+
+    async def put_inbox(self, rows: Sequence[InboxRow]) -> None:
+        """See InboxStore."""
+
+    async def read_inbox(self, user_id: str, after_pos: int, limit: int) -> Sequence[InboxRow]:
+        """See InboxStore."""
+
+
 class InboxProjection:
     """Applies one partition of "inbox". `remember` is called with the rows of each batch once they are durable."""
 
     def __init__(
         self,
         log: Log,
-        store: InboxStore,
+        store: InboxRows,
         teller: Teller,
         remember: Callable[[Sequence[InboxRow]], None],
         status: Status,

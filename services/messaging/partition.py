@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import structlog
 
@@ -10,18 +10,21 @@ from discovery.clock import Clock
 from discovery.errors import HitherError, ResourceExhausted, Unavailable
 from hither.messaging.v1 import messaging_pb2
 from services.messaging import metrics
-from services.messaging.conversation_projection import MESSAGES, ConversationProjection
-from services.messaging.inbox_projection import InboxProjection, Teller
+from services.messaging.conversation_projection import MESSAGES, ConversationProjection, ConversationRows
+from services.messaging.inbox_projection import InboxProjection, InboxRows, Teller
 from services.messaging.recent import RecentRows
 from services.messaging.sequencing import Outcome
 from services.messaging.settings import MessagingSettings
 from services.messaging.supervision import Problem, Status, keep_running
 from services.messaging.waiting import RecentOutcomes, Waiting, outcome_unknown
 from services.ports.log import Log
-from services.ports.message_store import MessageStore
 
 _MOST_RECORDS_A_CALL = 1000
 _log = structlog.get_logger("hither.messaging")
+
+
+class Rows(ConversationRows, InboxRows, Protocol):
+    """What both projections need of a MessageStore."""
 
 
 class Partition:
@@ -31,7 +34,7 @@ class Partition:
         self,
         number: int,
         log: Log,
-        store: MessageStore,
+        store: Rows,
         teller: Teller,
         partition_of: Callable[[str], int],
         waiting: Waiting,

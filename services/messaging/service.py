@@ -10,6 +10,7 @@ from hither.directory.v1.directory_service_pb2_grpc import DirectoryServiceStub
 from services.delivery import Delivery
 from services.messaging.acknowledgement import Acknowledgements
 from services.messaging.admission import Admission
+from services.messaging.gathering import GatheringStore, GatheringTeller
 from services.messaging.history import History
 from services.messaging.marks import Marks
 from services.messaging.membership import CHANGES_TOPIC, Members, Memberships
@@ -45,12 +46,13 @@ class Messaging:
     ) -> None:
         self._mesh = mesh
         self._log = log
-        self._store = store
         self._bus = bus
         self._clock = clock
         self._settings = settings
         self._directory = mesh.stub(DirectoryServiceStub)
         self._delivery = Delivery(mesh)
+        self._rows = GatheringStore(store)
+        self._teller = GatheringTeller(self._delivery)
         self._waiting = Waiting(settings.most_waiting_sends)
         self._recent_outcomes = RecentOutcomes(settings.most_recent_outcomes)
         self._recent_rows = RecentRows(settings.most_recent_rows)
@@ -84,6 +86,8 @@ class Messaging:
         subscription = await self._bus.subscribe(CHANGES_TOPIC, self._memberships.changed)
         try:
             async with asyncio.TaskGroup() as group:
+                group.create_task(self._rows.run())
+                group.create_task(self._teller.run())
                 group.create_task(self._signals.run())
                 group.create_task(self._acknowledgements.run())
                 group.create_task(self._trimming.run())
@@ -107,8 +111,8 @@ class Messaging:
         return Partition(
             number,
             self._log,
-            self._store,
-            self._delivery,
+            self._rows,
+            self._teller,
             self._mesh.partition_of,
             self._waiting,
             self._recent_outcomes,
