@@ -31,6 +31,8 @@ class Member(Protocol):
     session: Session
     due_s: float
     """When the hub is to call `tick`; the hub keeps it."""
+    flushing: bool
+    """It is going to be flushed at the end of this turn of the loop."""
 
     def pump(self) -> None:
         """Carries out what the session has decided."""
@@ -109,6 +111,7 @@ class Hub:
         encoded: dict[Codec, SharedEvent] = {}
         key = delivery.conflation_key
         members = self._members
+        self._metrics.frames_out[delivery.type] += len(delivery.targets)
         for target in delivery.targets:
             member = members.get(target.connection_id)
             if member is None or member.session.closing is not None:
@@ -122,7 +125,8 @@ class Hub:
                     return
                 event = encoded[session.codec] = session.codec.event(delivery.type, message)
             session.deliver(event, target.pos, key, now_s)
-            member.pump()
+            if not member.flushing or session.calls:
+                member.pump()
 
     # --- writing ---
 

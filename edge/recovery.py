@@ -7,6 +7,7 @@ it had been told that it is complete, and what it has is. Pure: fed with pages, 
 
 from collections import deque
 from enum import Enum, auto
+from typing import Final
 
 from edge.settings import EdgeSettings
 from hither.messaging.v1 import messaging_pb2, messaging_service_pb2
@@ -20,6 +21,9 @@ class Verdict(Enum):
     """The client has it, or a page will bring it."""
     RECOVER = auto()
     """Events before it are missing; pages will bring them and it."""
+
+
+_SEND: Final = Verdict.SEND
 
 
 class Step(Enum):
@@ -64,7 +68,7 @@ class Recovery:
             self.pos = pos
             if pos >= self._announced:
                 self._recheck_s = None
-            return Verdict.SEND
+            return _SEND
         self._announced = max(self._announced, pos)
         self._begin()
         return Verdict.RECOVER

@@ -84,6 +84,12 @@ class Phase(Enum):
     CLOSED = auto()
 
 
+# Looking an enum's member up costs more than what is done with it on the way on which events for thousands go.
+_OPEN: Final = Phase.OPEN
+_SEND: Final = Verdict.SEND
+_QUEUED: Final = Put.QUEUED
+
+
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What all sessions of an edge share."""
@@ -111,7 +117,8 @@ class Session:
         self._metrics = surroundings.metrics
         self._limit = FrameLimit(settings, now_s)
         self._recovery = Recovery(settings)
-        self._calls: list[Call] = []
+        self.calls: list[Call] = []
+        """What `take_calls` will give."""
         self._early: deque[bytes] = deque()
         self._early_bytes = 0
         self._in_flight = 0
@@ -125,8 +132,13 @@ class Session:
 
     def take_calls(self) -> list[Call]:
         """The calls to make now, in order."""
-        calls, self._calls = self._calls, []
+        calls, self.calls = self.calls, []
         return calls
+
+    @property
+    def caught_up(self) -> bool:
+        """No recovery is under way that waits for room in the outbox."""
+        return self._recovery.live
 
     @property
     def is_open(self) -> bool:
@@ -214,8 +226,8 @@ class Session:
             self._recovery.fail(now_s)
 
     def deliver(self, event: SharedEvent, pos: int, conflation_key: str, now_s: float) -> None:
-        """An event for this client."""
-        if self.phase is not Phase.OPEN:
+        """An event for this client. Who delivers it counts it: this is the way on which an event for thousands goes."""
+        if self.phase is not _OPEN:
             if pos and self.phase is Phase.REGISTERING:
                 self._recovery.arrive(pos)
             return
@@ -224,9 +236,11 @@ class Session:
             if verdict is Verdict.RECOVER:
                 self._metrics.recoveries += 1
                 self._recover(now_s)
-            if verdict is not Verdict.SEND:
+            if verdict is not _SEND:
                 return
-        self._put(event.type, event.at(pos), "" if pos else conflation_key)
+        put = self.outbox.put(event.at(pos), "" if pos else conflation_key)
+        if put is not _QUEUED:
+            self._account(put)
 
     def evict(self, code: int, reason: str) -> None:
         """The mesh wants the connection closed."""
@@ -288,7 +302,7 @@ class Session:
         assert connection is not None  # the caller is set
         request = sessions_service_pb2.RegisterConnectionRequest(connection=connection)
         edge = Caller(Role.SERVICE, caller.user_id, caller.device_id, self._shared.edge_id)
-        self._calls.append(Call(Purpose.REGISTER, methods()[_REGISTER], request, edge))
+        self.calls.append(Call(Purpose.REGISTER, methods()[_REGISTER], request, edge))
 
     def _registered(self, cursor: int, now_s: float) -> None:
         assert self.caller is not None  # set before it was registered
@@ -379,7 +393,7 @@ class Session:
             self._error(error, request.id)
         else:
             self._in_flight += 1
-            self._calls.append(Call(Purpose.REQUEST, request.spec, request.message, self.caller, request.id))
+            self.calls.append(Call(Purpose.REQUEST, request.spec, request.message, self.caller, request.id))
 
     def _keep(self, data: bytes) -> None:
         """Frames that come before the connection is registered wait for it."""
@@ -414,7 +428,7 @@ class Session:
     def _ask(self) -> None:
         assert self.caller is not None  # the connection is open
         request = messaging_service_pb2.SyncInboxRequest(pos=self._recovery.pos, limit=self._settings.sync_page)
-        self._calls.append(Call(Purpose.SYNC, methods()[_SYNC], request, self.caller))
+        self.calls.append(Call(Purpose.SYNC, methods()[_SYNC], request, self.caller))
         self._recovery.asked()
 
     def _emit(self, event: messaging_pb2.InboxEvent | None) -> None:
@@ -439,8 +453,11 @@ class Session:
     def _put(self, type_: str, frame: bytes, key: str = "") -> None:
         self._metrics.frames_out[type_] += 1
         put = self.outbox.put(frame, key)
-        if put is Put.QUEUED:
-            return
+        if put is not Put.QUEUED:
+            self._account(put)
+
+    def _account(self, put: Put) -> None:
+        """Takes the consequences for a frame that did not just queue."""
         if put is Put.OVERFLOW:
             self._close(CloseCode.SLOW_CONSUMER, "the client reads too slowly")
         elif put is Put.CONFLATED:
@@ -453,7 +470,7 @@ class Session:
             return
         self.phase = Phase.CLOSED
         self.closing = Close(code, reason)
-        self._calls.clear()
+        self.calls.clear()
         self._early.clear()
         if code == CloseCode.SLOW_CONSUMER:
             self.outbox.clear()

@@ -75,7 +75,7 @@ class ClientSocket(WSListener):
 
     __slots__ = (
         "_close_code", "_fragments_bytes", "_fragments_text", "_greeting", "_kind", "_lost", "_open",
-        "_parts", "_paused", "_shell", "_timer", "_transport", "_waiting", "_wire", "due_s", "session",
+        "_parts", "_paused", "_shell", "_timer", "_transport", "_wire", "due_s", "flushing", "session",
     )  # fmt: skip
 
     def __init__(self, shell: Shell, session: Session, token: str, cursor: int | None, wire: Wire) -> None:
@@ -90,7 +90,7 @@ class ClientSocket(WSListener):
         self._fragments_bytes = 0
         self._fragments_text = False
         self._paused = False
-        self._waiting = False
+        self.flushing = False
         self._open = False
         self._lost = False
         self._close_code = 0
@@ -174,15 +174,19 @@ class ClientSocket(WSListener):
     def pump(self) -> None:
         """See Member."""
         session = self.session
-        for call in session.take_calls():
-            self._shell.relay.start(call, self._settle)
+        if session.calls:
+            self._call()
         if not self._open and session.is_open and (connection := session.connection) is not None:
             self._open = True
             self._shell.registrar.opened(connection)
             self._shell.hub.reschedule(self)
-        if not self._waiting and (session.outbox or session.closing) and not self._close_code:
-            self._waiting = True
+        if not self.flushing and not self._close_code and (session.outbox.waiting_bytes or session.closing is not None):
+            self.flushing = True
             self._shell.hub.wants_flush(self)
+
+    def _call(self) -> None:
+        for call in self.session.take_calls():
+            self._shell.relay.start(call, self._settle)
 
     def _settle(self, call: Call, outcome: Message | HitherError) -> None:
         now_s = self._shell.clock.monotonic_s()
@@ -195,13 +199,14 @@ class ClientSocket(WSListener):
 
     def flush(self) -> None:
         """See Member."""
-        self._waiting = False
+        self.flushing = False
         transport = self._transport
         if transport is None or self._lost or self._close_code:
             return
         session = self.session
-        while not self._paused and session.outbox:
-            frames = session.outbox.take(self._shell.settings.write_high_water_bytes)
+        outbox = session.outbox
+        while outbox.waiting_bytes and not self._paused:
+            frames = outbox.take(self._shell.settings.write_high_water_bytes)
             if len(frames) == 1:
                 transport.send(self._kind, frames[0])
                 self._shell.metrics.bytes_out += len(frames[0])
@@ -209,12 +214,12 @@ class ClientSocket(WSListener):
                 joined = join_frames(frames, text=session.codec.text)
                 self._wire.write(joined)
                 self._shell.metrics.bytes_out += len(joined)
-            session.drained(self._shell.clock.monotonic_s())
+            if not session.caught_up:
+                session.drained(self._shell.clock.monotonic_s())
         if session.closing is not None:
             self._close(session.closing)
-        else:
-            for call in session.take_calls():
-                self._shell.relay.start(call, self._settle)
+        elif session.calls:
+            self._call()
 
     # --- the end ---
 
@@ -302,14 +307,20 @@ class _Discard(asyncio.Protocol):
 def join_frames(frames: Sequence[bytes], *, text: bool) -> bytes:
     """The WebSocket frames (RFC 6455, unmasked) of several messages, as one run of bytes."""
     first = 0x81 if text else 0x82
+    short = _SHORT_HEADERS[first]
     parts: list[bytes] = []
     for frame in frames:
         size = len(frame)
         if size < 126:
-            parts.append(bytes((first, size)))
+            parts.append(short[size])
         elif size < 1 << 16:
-            parts.append(struct.pack("!BBH", first, 126, size))
+            parts.append(_MEDIUM_HEADER(first, 126, size))
         else:
-            parts.append(struct.pack("!BBQ", first, 127, size))
+            parts.append(_LONG_HEADER(first, 127, size))
         parts.append(frame)
     return b"".join(parts)
+
+
+_SHORT_HEADERS: Final = {first: [bytes((first, size)) for size in range(126)] for first in (0x81, 0x82)}
+_MEDIUM_HEADER: Final = struct.Struct("!BBH").pack
+_LONG_HEADER: Final = struct.Struct("!BBQ").pack

@@ -15,16 +15,17 @@ from hither.edge.v1 import frames_pb2
 class TextEvent:
     """See SharedEvent."""
 
-    __slots__ = ("_head", "_rest", "type")
+    __slots__ = ("_head", "_rest", "_whole", "type")
 
     def __init__(self, type_: str, fields: bytes) -> None:
         self.type = type_
         self._head = b'{"type":"%b"' % type_.encode()
         self._rest = fields[1:] if fields == b"{}" else b"," + fields[1:]
+        self._whole = self._head + self._rest
 
     def at(self, pos: int) -> bytes:
         """See SharedEvent."""
-        return b'%b,"pos":"%d"%b' % (self._head, pos, self._rest) if pos else self._head + self._rest
+        return b'%b,"pos":"%d"%b' % (self._head, pos, self._rest) if pos else self._whole
 
 
 class TextCodec:

@@ -22,6 +22,7 @@ class FakeMember:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.due_s = float("inf")
+        self.flushing = False
         self.pumped = 0
 
     def pump(self) -> None:
