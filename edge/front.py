@@ -115,7 +115,11 @@ class Door:
         complaints = _Complaints()
 
         def begin(request: WSUpgradeRequest) -> WSUpgradeResponseWithListener:
-            return self._begin(request, wire, complaints)
+            try:
+                return self._begin(request, wire, complaints)
+            except Exception:  # picows would send the exception's text to the client
+                log.exception("handshake.bug")
+                return _no(HTTPStatus.INTERNAL_SERVER_ERROR, "a bug; the server's log tells more")
 
         return WebSocketProtocol(self, begin, complaints)
 

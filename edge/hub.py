@@ -1,5 +1,5 @@
 """The connections of this edge: who is here, what the mesh has for them, whose time has come, and one write for each of them
-in a turn of the loop.
+in a turn of the loop. A bug that one connection meets ends that connection, not the edge.
 """
 
 import asyncio
@@ -111,7 +111,8 @@ class Hub:
         encoded: dict[Codec, SharedEvent] = {}
         key = delivery.conflation_key
         members = self._members
-        self._metrics.frames_out[delivery.type] += len(delivery.targets)
+        if delivery.type in _types:
+            self._metrics.frames_out[delivery.type] += len(delivery.targets)
         for target in delivery.targets:
             member = members.get(target.connection_id)
             if member is None or member.session.closing is not None:
@@ -124,9 +125,13 @@ class Hub:
                 if message is None:
                     return
                 event = encoded[session.codec] = session.codec.event(delivery.type, message)
-            session.deliver(event, target.pos, key, now_s)
-            if not member.flushing or session.calls:
-                member.pump()
+            try:
+                session.deliver(event, target.pos, key, now_s)
+                if not member.flushing or session.calls:
+                    member.pump()
+            except Exception:
+                log.exception("connection.bug", connection_id=member.session.connection_id)
+                member.abort()
 
     # --- writing ---
 
@@ -139,7 +144,11 @@ class Hub:
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, []
         for member in dirty:
-            member.flush()
+            try:
+                member.flush()
+            except Exception:
+                log.exception("connection.bug", connection_id=member.session.connection_id)
+                member.abort()
 
     # --- time ---
 
@@ -166,8 +175,12 @@ class Hub:
             if member is None or member.due_s != due_s:
                 continue  # gone, or scheduled for an earlier time since
             member.due_s = float("inf")
-            member.session.tick(now_s)
-            member.pump()
+            try:
+                member.session.tick(now_s)
+                member.pump()
+            except Exception:
+                log.exception("connection.bug", connection_id=member.session.connection_id)
+                member.abort()
             self.reschedule(member)
 
 

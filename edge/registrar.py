@@ -57,6 +57,7 @@ class Registrar:
         self._reports: dict[int, presence_service_pb2.DeviceReport] = {}
         self._removals: dict[int, sessions_pb2.Connection] = {}
         self._news = asyncio.Event()
+        self._settling = asyncio.Lock()
 
     def opened(self, connection: sessions_pb2.Connection) -> None:
         """The connection is open (and registered, if the registry could be reached)."""
@@ -78,15 +79,16 @@ class Registrar:
             group.create_task(self._keep_reporting(), name="edge reports")
 
     async def settle(self) -> None:
-        """Reports what waits, once."""
-        reports, self._reports = self._reports, {}
-        removals, self._removals = self._removals, {}
-        self._news.clear()
-        calls = [
-            *(self._report(chunk) for chunk in self._chunks(reports.values())),
-            *(self._remove(chunk) for chunk in self._chunks(removals.values())),
-        ]
-        await _gather(calls)
+        """Reports what waits, once, after what is being reported already."""
+        async with self._settling:
+            reports, self._reports = self._reports, {}
+            removals, self._removals = self._removals, {}
+            self._news.clear()
+            calls = [
+                *(self._report(chunk) for chunk in self._chunks(reports.values())),
+                *(self._remove(chunk) for chunk in self._chunks(removals.values())),
+            ]
+            await _gather(calls)
 
     async def _keep_reporting(self) -> None:
         due_s = self._clock.monotonic_s() + self._settings.report_s

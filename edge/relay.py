@@ -62,4 +62,7 @@ class Relay:
             outcome = Internal("a bug; the server's log tells more")
         finally:
             self._in_flight -= 1
-        settle(call, outcome)
+        try:
+            settle(call, outcome)
+        except Exception:
+            log.exception("answer.bug", method=call.spec.path)

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import resource
+from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
 
@@ -170,8 +171,9 @@ def affordable_connections(settings: EdgeSettings) -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         raised = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
-        soft = raised
+        with suppress(ValueError, OSError):  # the kernel may allow less than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+            soft = raised
     _check_backlog(settings.backlog)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return settings.max_connections

@@ -19,7 +19,7 @@ from edge.hub import Hub
 from edge.metrics import EdgeMetrics
 from edge.registrar import Registrar
 from edge.relay import Relay
-from edge.session import Call, Close, CloseCode, Session
+from edge.session import Call, Close, CloseCode, Purpose, Session
 from edge.settings import EdgeSettings
 
 log = structlog.get_logger(__name__)
@@ -192,9 +192,10 @@ class ClientSocket(WSListener):
         now_s = self._shell.clock.monotonic_s()
         if isinstance(outcome, HitherError):
             self.session.fail(call, outcome, now_s)
-            self._shell.hub.reschedule(self)
         else:
             self.session.answer(call, outcome, now_s)
+        if call.purpose is not Purpose.REQUEST:
+            self._shell.hub.reschedule(self)
         self.pump()
 
     def flush(self) -> None:
@@ -216,6 +217,7 @@ class ClientSocket(WSListener):
                 self._shell.metrics.bytes_out += len(joined)
             if not session.caught_up:
                 session.drained(self._shell.clock.monotonic_s())
+                self._shell.hub.reschedule(self)
         if session.closing is not None:
             self._close(session.closing)
         elif session.calls:

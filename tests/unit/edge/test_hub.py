@@ -1,3 +1,5 @@
+import asyncio
+
 import pytest
 
 from edge.codec.frames import Codec
@@ -23,16 +25,20 @@ class FakeMember:
         self.session = session
         self.due_s = float("inf")
         self.flushing = False
-        self.pumped = 0
+        self.breaks = False
+        self.aborted = False
+        self.flushed = 0
 
     def pump(self) -> None:
-        self.pumped += 1
+        if self.breaks:
+            raise RuntimeError("a bug")
 
     def flush(self) -> None:
-        pass
+        self.flushed += 1
+        self.pump()
 
     def abort(self) -> None:
-        pass
+        self.aborted = True
 
 
 class Room:
@@ -160,3 +166,22 @@ def test_only_open_connections_are_known_to_the_registry(room: Room) -> None:
     room.join(token="")
     opened = room.join()
     assert [one.connection_id for one in room.hub.open_connections()] == [opened.session.connection_id]
+
+
+def test_a_bug_that_one_connection_meets_ends_that_connection_only(room: Room) -> None:
+    broken, other = room.join(), room.join()
+    broken.breaks = True
+    batch = typing_for(broken.session.connection_id, other.session.connection_id)
+    assert room.hub.deliver(batch) == []
+    assert (broken.aborted, other.aborted) == (True, False)
+    assert other.session.outbox
+
+
+async def test_all_connections_that_want_it_are_flushed_once_in_a_turn(room: Room) -> None:
+    broken, other = room.join(), room.join()
+    broken.breaks = True
+    room.hub.wants_flush(broken)
+    room.hub.wants_flush(other)
+    await asyncio.sleep(0)
+    assert (broken.flushed, other.flushed) == (1, 1)
+    assert broken.aborted
