@@ -135,6 +135,14 @@ async def test_more_connections_than_allowed_are_turned_away() -> None:
             pass
 
 
+def handshake(user_id: str) -> bytes:
+    """What a client says before its first frame."""
+    return (
+        f"GET /ws?token={token(user_id)} HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    ).encode()
+
+
 async def read_to_the_end(raw: bytes, address: str) -> bytes:
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
@@ -146,9 +154,11 @@ async def read_to_the_end(raw: bytes, address: str) -> bytes:
 
 
 async def test_a_head_that_never_ends_is_turned_away() -> None:
-    async with running_edge(EdgeSettings(max_connections=100, head_timeout_s=0.05, head_bytes=500)) as edge:
+    async with running_edge(EdgeSettings(max_connections=1, head_timeout_s=0.2, head_bytes=1500)) as edge:
         assert b" 408 " in await read_to_the_end(b"GET / HTTP/1.1\r\nX: ", edge.server.address)
-        assert b" 431 " in await read_to_the_end(b"GET / HTTP/1.1\r\nX: " + b"x" * 600, edge.server.address)
+        assert b" 431 " in await read_to_the_end(b"GET / HTTP/1.1\r\nX: " + b"x" * 1600, edge.server.address)
+        async with json_client(edge, device_id="d"):
+            assert edge.server.metrics.rejected == 0
 
 
 async def test_a_second_request_on_a_connection_is_bounded_like_the_first() -> None:
@@ -212,6 +222,23 @@ async def test_an_oversize_message_closes_with_4103() -> None:
         with contextlib.suppress(websockets.ConnectionClosed):
             await client.socket.send("x" * 1_000_000)
         assert (await client.closed())[0] == 4103
+
+
+async def test_an_oversize_message_is_read_to_its_end_so_that_its_sender_learns_why() -> None:
+    async with running_edge(ENOUGH) as edge:
+        host, _, port = edge.server.address.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(handshake("alice"))
+        await reader.readuntil(b'"synced","pos":"0"}')
+        writer.write(b"\x81\xff" + struct.pack("!Q", 5_000_000) + b"mask")
+        async with asyncio.timeout(10):
+            said = await reader.read()
+            for _ in range(5000):
+                writer.write(b"x" * 1000)
+                await writer.drain()
+                await asyncio.sleep(0)
+        assert said[:4] == b"\x88" + bytes([len(said) - 2]) + struct.pack("!H", 4103)
+        writer.close()
 
 
 async def test_fragments_that_are_oversize_together_close_with_4103() -> None:
@@ -323,11 +350,7 @@ async def stuck_client(address: str) -> AsyncIterator[None]:
     raw.setblocking(False)
     loop = asyncio.get_running_loop()
     await loop.sock_connect(raw, (host, int(port)))
-    head = (
-        f"GET /ws?token={token('bob', 'laptop')} HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-    )
-    await loop.sock_sendall(raw, head.encode())
+    await loop.sock_sendall(raw, handshake("bob"))
     try:
         yield
     finally:

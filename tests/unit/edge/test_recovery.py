@@ -74,6 +74,7 @@ def test_a_live_event_that_the_page_has_brought_already_is_not_sent_twice() -> N
     assert told(driver) == ["message 1", "message 2", "synced 2"]
     driver.deliver(2)
     assert told(driver) == []
+    assert driver.calls() == []
 
 
 def test_events_without_a_place_pass_during_a_recovery() -> None:
