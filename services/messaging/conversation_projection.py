@@ -12,6 +12,7 @@ from typing import NoReturn, Protocol
 from discovery.clock import Clock
 from services.messaging import metrics
 from services.messaging.committing import Committer
+from services.messaging.inbox_log import AppendToInboxes
 from services.messaging.sequencing import Outcome, Passed, cut_batch, inbox_records, read_accepted, sequence
 from services.messaging.settings import MessagingSettings
 from services.messaging.supervision import Status
@@ -19,7 +20,6 @@ from services.ports.log import Committed, Log, Record
 from services.ports.message_store import DedupKey, Head, MessageRow
 
 MESSAGES = "messages"
-INBOX = "inbox"
 GROUP = "conversations"
 
 _BATCHES_BETWEEN_STAGES = 4
@@ -53,6 +53,7 @@ class ConversationProjection:
         self,
         log: Log,
         store: ConversationRows,
+        append_to_inboxes: AppendToInboxes,
         partition_of: Callable[[str], int],
         tell: Callable[[Sequence[Outcome]], None],
         status: Status,
@@ -61,6 +62,7 @@ class ConversationProjection:
     ) -> None:
         self._log = log
         self._store = store
+        self._append_to_inboxes = append_to_inboxes
         self._partition_of = partition_of
         self._tell = tell
         self._status = status
@@ -115,17 +117,15 @@ class ConversationProjection:
             batches = [await queue.get()]
             while not queue.empty():
                 batches.append(queue.get_nowait())
-            values: dict[int, list[bytes]] = {}
-            for batch in batches:
-                for partition, record in inbox_records(batch.passed, self._partition, self._partition_of).items():
-                    values.setdefault(partition, []).append(record.SerializeToString())
-            async with asyncio.timeout(self._settings.engine_timeout_s), asyncio.TaskGroup() as group:
-                for partition, records in values.items():
-                    group.create_task(self._append(partition, records))
+            records = [
+                (partition, record.SerializeToString())
+                for batch in batches
+                for partition, record in inbox_records(batch.passed, self._partition, self._partition_of).items()
+            ]
+            if records:
+                async with asyncio.timeout(self._settings.engine_timeout_s):
+                    await self._append_to_inboxes(records)
             committer.offer(Committed(batches[-1].next_offset, b""))
-
-    async def _append(self, partition: int, values: Sequence[bytes]) -> None:
-        await self._log.append(INBOX, partition, values)
 
     def _measure(self, outcomes: Sequence[Outcome], rows: int, passed: int) -> None:
         metrics.REPEATED.inc(len(outcomes) - passed)

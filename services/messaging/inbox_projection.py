@@ -16,7 +16,7 @@ from hither.messaging.v1 import records_pb2
 from services.delivery import UserEvent
 from services.messaging import metrics
 from services.messaging.committing import Committer
-from services.messaging.conversation_projection import INBOX
+from services.messaging.inbox_log import INBOX
 from services.messaging.inboxing import (
     Arrival,
     Decision,

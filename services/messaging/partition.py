@@ -11,6 +11,7 @@ from discovery.errors import HitherError, ResourceExhausted, Unavailable
 from hither.messaging.v1 import messaging_pb2
 from services.messaging import metrics
 from services.messaging.conversation_projection import MESSAGES, ConversationProjection, ConversationRows
+from services.messaging.inbox_log import AppendToInboxes
 from services.messaging.inbox_projection import InboxProjection, InboxRows, Teller
 from services.messaging.recent import RecentRows
 from services.messaging.sequencing import Outcome
@@ -35,6 +36,7 @@ class Partition:
         number: int,
         log: Log,
         store: Rows,
+        append_to_inboxes: AppendToInboxes,
         teller: Teller,
         partition_of: Callable[[str], int],
         waiting: Waiting,
@@ -54,7 +56,7 @@ class Partition:
         self._conversation_status = Status("conversations", number)
         self._inbox_status = Status("inboxes", number)
         self._conversations = ConversationProjection(
-            log, store, partition_of, self._tell, self._conversation_status, clock, settings
+            log, store, append_to_inboxes, partition_of, self._tell, self._conversation_status, clock, settings
         )
         self._inboxes = InboxProjection(log, store, teller, recent_rows.add, self._inbox_status, clock, settings)
 

@@ -10,8 +10,9 @@ from hither.directory.v1.directory_service_pb2_grpc import DirectoryServiceStub
 from services.delivery import Delivery
 from services.messaging.acknowledgement import Acknowledgements
 from services.messaging.admission import Admission
-from services.messaging.gathering import GatheringStore, GatheringTeller
+from services.messaging.gathering import Gathering, GatheringStore, GatheringTeller
 from services.messaging.history import History
+from services.messaging.inbox_log import InboxLog
 from services.messaging.marks import Marks
 from services.messaging.membership import CHANGES_TOPIC, Members, Memberships
 from services.messaging.partition import Partition
@@ -52,6 +53,7 @@ class Messaging:
         self._directory = mesh.stub(DirectoryServiceStub)
         self._delivery = Delivery(mesh)
         self._rows = GatheringStore(store)
+        self._inbox_appends: Gathering[tuple[int, bytes], None] = Gathering(InboxLog(log).append)
         self._teller = GatheringTeller(self._delivery)
         self._waiting = Waiting(settings.most_waiting_sends)
         self._recent_outcomes = RecentOutcomes(settings.most_recent_outcomes)
@@ -87,6 +89,7 @@ class Messaging:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._rows.run())
+                group.create_task(self._inbox_appends.run())
                 group.create_task(self._teller.run())
                 group.create_task(self._signals.run())
                 group.create_task(self._acknowledgements.run())
@@ -112,6 +115,7 @@ class Messaging:
             number,
             self._log,
             self._rows,
+            self._inbox_appends.ask,
             self._teller,
             self._mesh.partition_of,
             self._waiting,

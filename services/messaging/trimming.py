@@ -8,13 +8,14 @@ import structlog
 
 from discovery.errors import HitherError
 from services.messaging import conversation_projection, inbox_projection
+from services.messaging.inbox_log import INBOX
 from services.messaging.settings import MessagingSettings
 from services.ports.log import Log
 
 _log = structlog.get_logger("hither.messaging")
 _CONSUMED = (
     (conversation_projection.GROUP, conversation_projection.MESSAGES),
-    (inbox_projection.GROUP, conversation_projection.INBOX),
+    (inbox_projection.GROUP, INBOX),
 )
 
 

@@ -10,6 +10,7 @@ from hither.messaging.v1 import messaging_pb2, records_pb2
 from services.delivery import UserEvent
 from services.messaging import conversation_projection, inbox_projection
 from services.messaging.conversation_projection import ConversationProjection
+from services.messaging.inbox_log import InboxLog
 from services.messaging.inbox_projection import InboxProjection
 from services.messaging.sequencing import Outcome
 from services.messaging.settings import MessagingSettings
@@ -102,7 +103,7 @@ class World:
                 for number in range(PARTITIONS):
                     status = Status("conversations", number)
                     conversations = ConversationProjection(
-                        log, store, partition_of, self.outcomes.extend, status, clock, settings
+                        log, store, InboxLog(log).append, partition_of, self.outcomes.extend, status, clock, settings
                     )
                     group.create_task(conversations.run())
                     status = Status("inboxes", number)
