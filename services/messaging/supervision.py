@@ -22,6 +22,9 @@ class Problem:
     partition: int
     text: str
 
+    def __str__(self) -> str:
+        return f"{self.projection} {self.partition}: {self.text}"
+
 
 class Status:
     """How one projection of one partition fares."""
