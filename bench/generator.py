@@ -20,6 +20,7 @@ async def _latency(url: str, user_ids: list[str], tokens: list[str], server_pid:
     bench = LatencyBench(url, user_ids, tokens, server_pid)
     await bench.open()
     try:
+        await bench.introduce()
         runs, highest, half = await find_ceiling(bench, **plan)
     finally:
         await bench.close()

@@ -5,6 +5,7 @@ counts from then: a server (or a generator) that stalls cannot hide it by being 
 """
 
 import asyncio
+import contextlib
 import math
 import resource
 import time
@@ -18,9 +19,13 @@ from bench.processes import cpu_s
 
 _TICK_S = 0.001
 _ACKNOWLEDGE_S = 0.1
+_INTRODUCE_S = 10.0
 _TEXT = "x" * 100
 _HIGHEST_US = 60_000_000
 _DIGITS = 3
+_DRAIN_S = 20.0
+_ATTEMPTS = 2
+"""A load that fails is offered once more: a machine that others share has its moments."""
 _PERCENTILES = (50.0, 90.0, 99.0, 99.9, 100.0)
 
 
@@ -74,6 +79,16 @@ class LatencyBench:
         self._places = [0] * len(self._peers)
         self._said = [0] * len(self._peers)
         self._ticker = asyncio.create_task(self._acknowledge())
+
+    async def introduce(self) -> None:
+        """Everybody says a first word, one after the other: it makes the conversations, which is no part of a message's way."""
+        users = [user_id.encode() for user_id in self._user_ids]
+        for index in range(len(users)):
+            self._load = _Load(
+                b"hello%d-" % index, [users[index ^ 1]] * 2, self._peers[index : index + 1], 1.0, 0.0, 1.0
+            )
+            await self._load.finish(time.perf_counter())
+            await self._load.first_ack(_INTRODUCE_S)
 
     async def close(self) -> None:
         """Disconnects everybody."""
@@ -140,6 +155,7 @@ class _Load:
         self._delivered_s = nan * self._total
         self._left = 2 * self._total
         self._complete = asyncio.Event()
+        self._some_ack = asyncio.Event()
 
     async def warm(self) -> float:
         begun_s = time.perf_counter()
@@ -172,6 +188,7 @@ class _Load:
         number = self._number(data)
         if number >= 0 and math.isnan(self._acked_s[number]):
             self._acked_s[number] = time.perf_counter()
+            self._some_ack.set()
             self._done_one()
 
     def delivered(self, index: int, data: bytes) -> None:
@@ -191,12 +208,14 @@ class _Load:
         if not self._left:
             self._complete.set()
 
+    async def first_ack(self, timeout_s: float) -> None:
+        async with asyncio.timeout(timeout_s):
+            await self._some_ack.wait()
+
     async def drain(self, drain_s: float) -> None:
-        try:
+        with contextlib.suppress(TimeoutError):  # what is missing shows in the counts
             async with asyncio.timeout(drain_s):
                 await self._complete.wait()
-        except TimeoutError:
-            pass  # what is missing shows in the counts
 
     def result(self, *, server_s: float, generator_s: float, wall_s: float) -> Run:
         measured = range(self._first, self._total)
@@ -257,9 +276,12 @@ async def find_ceiling(
     best, failed = 0.0, 0.0
 
     async def meets(load_per_s: float) -> bool:
-        run = await bench.offer(load_per_s, warm_up_s=warm_up_s, measure_s=measure_s, drain_s=20.0)
-        runs.append(run)
-        return run.meets(p99_ms)
+        for _ in range(_ATTEMPTS):
+            run = await bench.offer(load_per_s, warm_up_s=warm_up_s, measure_s=measure_s, drain_s=_DRAIN_S)
+            runs.append(run)
+            if run.meets(p99_ms):
+                return True
+        return False
 
     for load_per_s in loads:
         if not await meets(load_per_s):
@@ -271,5 +293,5 @@ async def find_ceiling(
         best, failed = (middle, failed) if await meets(middle) else (best, middle)
     half = None
     if best:
-        half = await bench.offer(best / 2, warm_up_s=warm_up_s, measure_s=2 * measure_s, drain_s=20.0)
+        half = await bench.offer(best / 2, warm_up_s=warm_up_s, measure_s=2 * measure_s, drain_s=_DRAIN_S)
     return [asdict(run) for run in runs], best, asdict(half) if half else None
