@@ -67,8 +67,8 @@ async def test_a_fault_of_one_s_items_is_not_the_others_fault(
     answers = await asyncio.gather(*(gathering.ask([item]) for item in ("a", "conflict", "b")), return_exceptions=True)
 
     assert isinstance(answers[1], RowConflict)
-    assert answers[0] == {"a"}
-    assert answers[2] == {"b"}
+    assert answers[0] == frozenset("a")
+    assert answers[2] == frozenset("b")
 
 
 async def test_an_engine_that_is_away_is_away_for_all_and_not_asked_again(
