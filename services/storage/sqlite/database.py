@@ -35,12 +35,14 @@ class Schema:
 
 
 def open_writer(path: Path, schema: Schema) -> sqlite3.Connection:
-    """A connection that writes, in autocommit mode; makes the file (mode 0600) and brings its schema up to date.
+    """A connection that writes, in autocommit mode, for one thread at a time.
 
-    Raises SchemaTooNew, and sqlite3.Error for what the engine cannot do.
+    Makes the file (mode 0600) and brings its schema up to date. Raises SchemaTooNew, and sqlite3.Error for what the engine cannot do.
     """
     os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-    connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, cached_statements=_CACHED_STATEMENTS)
+    connection = sqlite3.connect(
+        path, timeout=_BUSY_S, isolation_level=None, cached_statements=_CACHED_STATEMENTS, check_same_thread=False
+    )
     try:
         _configure(connection)
         connection.execute("PRAGMA synchronous = FULL")
@@ -49,6 +51,7 @@ def open_writer(path: Path, schema: Schema) -> sqlite3.Connection:
         connection.execute(f"PRAGMA wal_autocheckpoint = {_LAST_RESORT_CHECKPOINT_PAGES}")
         _enter_wal_mode(connection)
         _migrate(connection, path, schema)
+        connection.execute("PRAGMA busy_timeout = 0")  # who writes waits by itself, without holding up its thread
     except BaseException:
         connection.close()
         raise

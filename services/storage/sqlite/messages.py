@@ -104,11 +104,11 @@ class SqliteMessageStore:
 
     async def conversation_heads(self, conversation_ids: Sequence[str]) -> Mapping[str, Head]:
         """See ConversationStore."""
-        return await self._readers.run(partial(_select_heads, _MESSAGES_HEADS, conversation_ids))
+        return self._readers.look_up(partial(_select_heads, _MESSAGES_HEADS, conversation_ids))
 
     async def find_sent(self, keys: Sequence[DedupKey]) -> Mapping[DedupKey, MessageRow]:
         """See ConversationStore."""
-        return await self._readers.run(partial(_select_sent, keys))
+        return self._readers.look_up(partial(_select_sent, keys))
 
     async def put_messages(self, rows: Sequence[MessageRow]) -> None:
         """See ConversationStore."""
@@ -125,7 +125,7 @@ class SqliteMessageStore:
 
     async def inbox_heads(self, user_ids: Sequence[str]) -> Mapping[str, Head]:
         """See InboxStore."""
-        return await self._readers.run(partial(_select_heads, _INBOX_HEADS, user_ids))
+        return self._readers.look_up(partial(_select_heads, _INBOX_HEADS, user_ids))
 
     async def put_inbox(self, rows: Sequence[InboxRow]) -> None:
         """See InboxStore."""

@@ -1,6 +1,7 @@
-"""A few threads that read a database file, each with its own connection.
+"""Reading a database file: a few threads for what may take long, the event loop for look-ups by key.
 
-In WAL mode readers and the writer do not wait for each other, and a read that starts after a commit sees it.
+Each has its own connection. In WAL mode readers and the writer do not wait for each other, and a read that starts after
+a commit sees it.
 """
 
 import asyncio
@@ -56,6 +57,14 @@ class Readers:
         job.add_done_callback(self._finished)
         self._handoff.expect()
         return await asyncio.shield(job)
+
+    def look_up(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """The result of a query that finds a few rows by their keys: on the event loop, since that takes some ten
+        microseconds for each and handing it to a thread takes more. Raises as `run` does.
+        """
+        if self._closed:
+            raise _closed()
+        return self._run(query)
 
     async def close(self) -> None:
         """Finishes the queries that were begun, then closes the connections. May be called twice."""

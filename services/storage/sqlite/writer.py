@@ -1,19 +1,24 @@
-"""Group commit: one thread writes a database file, and what gathers while it commits is its next transaction.
+"""Group commit: one thread commits a database file, and what gathers while it does is the next transaction.
 
 There is no timer: an idle writer commits the first operation at once, a busy one commits many together and pays for
-one fsync. Callers wait on the event loop and are answered after the commit, one wake-up of the loop for all of them.
-Decides nothing about rows: an Applier does.
+one fsync. Rows are put into the transaction on the event loop, which costs some microseconds each; only the commit,
+which waits for the disk, is the thread's. (Rows written by the thread cost more: sqlite3 lets go of the interpreter's
+lock at every step, and beside a busy loop getting it back takes longer than the step.) Callers are answered after
+the commit, one wake-up of the loop for all of them. Decides nothing about rows: an Applier does.
 """
 
 import asyncio
 import sqlite3
 import threading
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Generic, Protocol, TypeVar
 
 import structlog
@@ -27,6 +32,9 @@ from services.storage.sqlite.room import Room
 _CAPACITY_BYTES = 32 * 1024 * 1024
 _OP_OVERHEAD_BYTES = 1024
 _COMMITS_BETWEEN_CHECKPOINTS = 256
+_LOCKED_RETRY_S = 0.005
+LOCKED_S = 5.0
+"""How long another process may hold the file before its writers here get ENGINE_DOWN, in seconds."""
 
 _log = structlog.get_logger(__name__)
 _commit_s = Histogram(
@@ -50,13 +58,13 @@ class Applier(Protocol[Applied]):
     """What a writer's operations do. An operation carries its result; `apply` sets it."""
 
     def apply(self, connection: sqlite3.Connection, ops: Sequence[Applied]) -> None:
-        """Carries out the operations in this order inside the open transaction. Called in the writer's thread.
+        """Carries out the operations in this order inside the open transaction. Called in the event loop.
 
         If it raises anything, all of it is undone and each operation is applied again alone.
         """
 
     def forget(self) -> None:
-        """Something that was applied has been undone: what was remembered of the tables is void. In the writer's thread."""
+        """Something that was applied has been undone: what was remembered of the tables is void. In the event loop."""
 
     def committed(self, ops: Sequence[Applied]) -> None:
         """These are durable; called in the event loop, in the order of the commits, before their callers go on."""
@@ -93,8 +101,11 @@ class Writer(Generic[Op]):
         self._refusal: HitherError | None = None
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._ended: asyncio.Future[None] = self._loop.create_future()
-        self._wakeup = threading.Condition()
+        self._jobs: SimpleQueue[list[_Entry[Op]] | None] = SimpleQueue()
         self._pending: list[_Entry[Op]] = []
+        self._connection: sqlite3.Connection | None = None
+        self._thread_is_busy = False
+        self._locked_until_s: float | None = None
         self._closing = False
         self._thread = threading.Thread(target=self._run, name=f"writer-{path.name}", daemon=True)
         self._commit_s = _commit_s.labels(path.name)
@@ -128,17 +139,17 @@ class Writer(Generic[Op]):
         entry = _Entry(op, weight, self._loop.create_future())
         self._outstanding.append(entry)
         self._handoff.expect()
-        with self._wakeup:
-            self._pending.append(entry)
-            self._wakeup.notify()
+        if not self._pending:
+            self._loop.call_soon(self._begin)  # what else this turn of the loop writes comes along
+        self._pending.append(entry)
         await entry.done
 
     async def close(self) -> None:
         """Finishes what was begun, then closes the file. May be called twice."""
         self._refuse(Unavailable("The database is closed.", reason="ENGINE_DOWN"))
-        with self._wakeup:
+        if not self._closing:
             self._closing = True
-            self._wakeup.notify()
+            self._stop_when_done()
         if self._thread.ident is not None:
             await asyncio.shield(self._ended)
             self._thread.join()
@@ -148,44 +159,41 @@ class Writer(Generic[Op]):
             self._refusal = error
             self._room.refuse_waiting(error)
 
-    # In the writer's thread.
+    # In the event loop: one transaction at a time, from its rows to its commit.
 
-    def _run(self) -> None:
-        cause: BaseException | None = None
-        try:
-            with closing(open_writer(self._path, self._schema)) as connection:
-                self._post_opened(None)
-                self._write_until_closed(connection)
-        except BaseException as error:  # noqa: BLE001 - a thread has nobody else to tell
-            cause = error
-        self._post_opened(cause)
-        with suppress(RuntimeError):  # the loop is closed: nobody waits
-            self._loop.call_soon_threadsafe(self._end, cause)
-
-    def _write_until_closed(self, connection: sqlite3.Connection) -> None:
-        commits = 0
-        while batch := self._gather():
-            with self._commit_s.time():
-                self._commit(connection, batch)
-            self._commit_ops.observe(len(batch))
-            try:
-                self._loop.call_soon_threadsafe(self._settle, batch)
-            except RuntimeError:  # the loop is closed: nobody waits
+    def _begin(self) -> None:
+        """Puts what has gathered into a transaction and hands it to the thread, unless it is busy with the one before."""
+        while self._pending and not self._thread_is_busy and self._connection is not None:
+            if self._is_locked(self._connection):
+                self._loop.call_later(_LOCKED_RETRY_S, self._begin)
                 return
-            commits += 1
-            if commits % _COMMITS_BETWEEN_CHECKPOINTS == 0:
-                self._checkpoint(connection)
-
-    def _gather(self) -> list[_Entry[Op]]:
-        with self._wakeup:
-            while not self._pending and not self._closing:
-                self._wakeup.wait()
             batch, self._pending = self._pending, []
-        return batch
+            if self._apply(self._connection, batch):
+                self._thread_is_busy = True
+                self._jobs.put(batch)
+            else:
+                self._settle(batch)
+        self._stop_when_done()
 
-    def _commit(self, connection: sqlite3.Connection, batch: list[_Entry[Op]]) -> None:
+    def _is_locked(self, connection: sqlite3.Connection) -> bool:
+        """Begins a transaction, unless another process is in one; waits for it for `LOCKED_S` at most."""
         try:
             connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                return False  # to be met again, and told
+            if self._locked_until_s is None:
+                self._locked_until_s = self._loop.time() + LOCKED_S
+            if self._loop.time() < self._locked_until_s:
+                return True
+        self._locked_until_s = None
+        return False
+
+    def _apply(self, connection: sqlite3.Connection, batch: list[_Entry[Op]]) -> bool:
+        """Whether there is a transaction to commit; if not, the entries say why."""
+        try:
+            if not connection.in_transaction:
+                connection.execute("BEGIN IMMEDIATE")
             try:
                 self._applier.apply(connection, [entry.op for entry in batch])
             except Exception as error:
@@ -196,12 +204,8 @@ class Writer(Generic[Op]):
         except Exception as error:  # noqa: BLE001 - whatever it was, the callers of this batch are told
             self._roll_back(connection)
             self._fail(batch, self._explain(error))
-            return
-        try:
-            connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            self._roll_back(connection)
-            self._fail(batch, outcome_unknown(error))
+            return False
+        return True
 
     def _redo_one_by_one(self, connection: sqlite3.Connection, batch: list[_Entry[Op]]) -> None:
         connection.execute("BEGIN IMMEDIATE")
@@ -219,9 +223,70 @@ class Writer(Generic[Op]):
 
     def _roll_back(self, connection: sqlite3.Connection) -> None:
         self._applier.forget()
-        if connection.in_transaction:  # after some errors SQLite has rolled back by itself
-            with suppress(sqlite3.OperationalError):
+        if connection.in_transaction:
+            with suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
+
+    def _committed(self, batch: list[_Entry[Op]], error: sqlite3.Error | None, *, free: bool) -> None:
+        if error is not None:
+            assert self._connection is not None  # it committed
+            self._roll_back(self._connection)
+            self._fail(batch, outcome_unknown(error))
+        if free:
+            self._thread_is_busy = False
+        self._settle(batch)
+        self._begin()
+
+    def _freed(self) -> None:
+        self._thread_is_busy = False
+        self._begin()
+
+    def _stop_when_done(self) -> None:
+        if self._closing and not self._pending and not self._thread_is_busy:
+            self._jobs.put(None)
+
+    # In the writer's thread.
+
+    def _run(self) -> None:
+        cause: BaseException | None = None
+        try:
+            with closing(open_writer(self._path, self._schema)) as connection:
+                self._post(self._report_opened, connection, None)
+                self._commit_until_closed(connection)
+        except BaseException as error:  # noqa: BLE001 - a thread has nobody else to tell
+            cause = error
+        self._post(self._report_opened, None, cause)
+        self._post(self._end, cause)
+
+    def _commit_until_closed(self, connection: sqlite3.Connection) -> None:
+        commits = 0
+        while batch := self._jobs.get():
+            started_s = time.perf_counter()
+            error: sqlite3.Error | None = None
+            try:
+                connection.execute("COMMIT")
+            except sqlite3.Error as failed:
+                error = failed
+            commits += 1
+            checkpoint = commits % _COMMITS_BETWEEN_CHECKPOINTS == 0 and error is None
+            self._post(partial(self._committed, batch, error, free=not checkpoint))
+            self._commit_s.observe(time.perf_counter() - started_s)
+            self._commit_ops.observe(len(batch))
+            if checkpoint:
+                self._checkpoint(connection)
+                self._post(self._freed)
+
+    def _checkpoint(self, connection: sqlite3.Connection) -> None:
+        try:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except sqlite3.OperationalError as error:  # the log file only grows a little; the next one may succeed
+            _log.warning("checkpoint_failed", database=self._path.name, error=str(error))
+
+    def _post(self, callback: Callable[..., None], *values: object) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            self._loop.call_soon_threadsafe(callback, *values)
+
+    # In the event loop.
 
     def _explain(self, error: Exception) -> HitherError:
         if isinstance(error, HitherError):
@@ -237,22 +302,11 @@ class Writer(Generic[Op]):
         for entry in batch:
             entry.error = entry.error or copy(error)
 
-    def _checkpoint(self, connection: sqlite3.Connection) -> None:
-        try:
-            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-        except sqlite3.OperationalError as error:  # the log file only grows a little; the next one may succeed
-            _log.warning("checkpoint_failed", database=self._path.name, error=str(error))
-
-    def _post_opened(self, error: BaseException | None) -> None:
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._report_opened, error)
-
-    # In the event loop.
-
-    def _report_opened(self, error: BaseException | None) -> None:
+    def _report_opened(self, connection: sqlite3.Connection | None, error: BaseException | None) -> None:
         if self._opened.done():
             return
         if error is None:
+            self._connection = connection
             self._opened.set_result(None)
         else:
             self._opened.set_exception(engine_down(error) if is_engine_trouble(error) else error)
@@ -276,6 +330,8 @@ class Writer(Generic[Op]):
         self._room.leave(sum(entry.weight for entry in batch))
 
     def _end(self, cause: BaseException | None) -> None:
+        self._connection = None
+        self._pending.clear()
         self._handoff.answered(len(self._outstanding))
         if cause is not None:
             _log.critical("writer_ended", database=self._path.name, exc_info=cause)

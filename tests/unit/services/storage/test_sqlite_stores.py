@@ -71,7 +71,7 @@ async def test_what_is_not_committed_is_in_no_tail(tmp_path: Path) -> None:
 async def test_a_database_that_another_process_holds_is_unavailable_and_nothing_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.storage.sqlite.database._BUSY_S", 0.01)
+    monkeypatch.setattr("services.storage.sqlite.writer.LOCKED_S", 0.01)
     log = await SqliteLog.open(tmp_path / "log.db")
     blocker = open_writer(tmp_path / "log.db", Schema(((),)))
     blocker.execute("BEGIN IMMEDIATE")

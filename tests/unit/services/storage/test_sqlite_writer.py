@@ -22,7 +22,7 @@ class Insert:
 
 @dataclass(slots=True)
 class Run:
-    """Whatever a test wants to happen in the writer's thread."""
+    """Whatever a test wants to happen inside the transaction."""
 
     action: Callable[[sqlite3.Connection], object]
 
@@ -187,14 +187,17 @@ async def test_a_commit_that_fails_leaves_the_outcome_unknown(writer: Writer[Ins
 
 
 async def test_a_dead_thread_is_an_error_for_every_caller_present_and_later(
-    writer: Writer[Insert | Run], numbers: Numbers
+    writer: Writer[Insert | Run], numbers: Numbers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Death(BaseException):
         pass
 
-    outcomes = await asyncio.gather(
-        writer.write(Run(pretend(Death())), 0), writer.write(Insert(1), 0), return_exceptions=True
-    )
+    def die_before_the_first_answer(*_: object) -> None:
+        monkeypatch.undo()
+        raise Death
+
+    monkeypatch.setattr(writer, "_post", die_before_the_first_answer)
+    outcomes = await asyncio.gather(writer.write(Insert(0), 0), writer.write(Insert(1), 0), return_exceptions=True)
     later = await asyncio.gather(writer.write(Insert(2), 0), writer.write(Insert(3), 0), return_exceptions=True)
 
     assert all(isinstance(outcome, Unavailable) and outcome.reason == "OUTCOME_UNKNOWN" for outcome in outcomes)
