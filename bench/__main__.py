@@ -88,7 +88,7 @@ def _say(text: str) -> None:
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="about half a minute instead of four; coarser")
+    parser.add_argument("--quick", action="store_true", help="about a minute instead of some four; coarser")
     parser.add_argument("--pin", action="store_true", help="keep the server on one CPU, all of its threads")
     options = parser.parse_args()
     plan = QUICK if options.quick else FULL

@@ -127,7 +127,8 @@ def plot(result: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 4.5))
-    for run in sorted(result["latency"]["runs"], key=lambda run: float(run["load_per_s"])):
+    last_attempts = {float(run["load_per_s"]): run for run in result["latency"]["runs"]}
+    for _, run in sorted(last_attempts.items()):
         nines = [1 / (1 - percentile / 100) for percentile, _ in run["delivery_curve"]]
         axes.plot(nines, [latency_ms for _, latency_ms in run["delivery_curve"]], label=f"{run['load_per_s']:g}/s")
     axes.axhline(result["p99_ms"], linestyle=":", color="grey")

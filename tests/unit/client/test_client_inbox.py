@@ -39,6 +39,13 @@ def test_a_place_that_was_released_is_dropped_when_it_comes_again() -> None:
     assert places(inbox.offer(message(6), ROOM)) == []
 
 
+def test_what_comes_again_takes_no_place_among_what_is_held() -> None:
+    inbox = Inbox(5, hold_limit=1)
+    inbox.offer(message(5), ROOM)
+    inbox.offer(message(7), ROOM)
+    assert places(inbox.offer(message(6), ROOM)) == [6, 7]
+
+
 def test_a_message_that_comes_again_at_another_place_is_dropped() -> None:
     inbox = Inbox(0)
     inbox.offer(message(1, message_id=77), ROOM)
