@@ -27,7 +27,8 @@ async def create(
     members = [Member(founder_id, MemberRole.ADMIN, group.create_time_ms)]
     members += [Member(other_id, MemberRole.MEMBER, group.create_time_ms) for other_id in others]
     founded = _with_members(group, members)
-    await tables.conversations.add(founded)
+    added = await tables.conversations.add(founded)
+    assert added, "the ids of groups are made to differ"
     news.members_changed(founded.conversation_id)
     return founded
 
@@ -98,18 +99,17 @@ async def resolve(tables: Tables, conversation_id: str, sender_id: str, peer_id:
 async def make_direct(
     tables: Tables, news: News, conversation_id: str, sender_id: str, peer_id: str, now_ms: int
 ) -> Conversation:
-    """As resolve, but makes the direct conversation if there is none yet. Raises NoSuchUser too."""
-    found = await resolve(tables, conversation_id, sender_id, peer_id)
-    if found is not None:
-        return found
+    """As resolve with a peer, but makes the direct conversation if there is none yet. Raises NoSuchUser too."""
+    _check_direct(conversation_id, sender_id, peer_id)
     if len(await tables.users.find([sender_id, peer_id])) < 2:
         raise NoSuchUser()
     await _check_not_blocked(tables, sender_id, peer_id)
     members = [Member(user_id, MemberRole.MEMBER, now_ms) for user_id in (sender_id, peer_id)]
     made = _with_members(Conversation(conversation_id, Kind.DIRECT, "", now_ms, ()), members)
-    await tables.conversations.add(made)
-    news.members_changed(conversation_id)
-    return made
+    if await tables.conversations.add(made):
+        news.members_changed(conversation_id)
+        return made
+    return await get(tables, sender_id, conversation_id)
 
 
 def _check_direct(conversation_id: str, sender_id: str, peer_id: str) -> None:

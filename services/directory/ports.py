@@ -70,8 +70,8 @@ class Conversations(Protocol):
     async def find(self, conversation_id: str) -> Conversation | None:
         """The conversation with all of its members; None if there is none."""
 
-    async def add(self, conversation: Conversation) -> None:
-        """Stores a conversation that is not there yet, with its members."""
+    async def add(self, conversation: Conversation) -> bool:
+        """Stores the conversation with its members; False, and nothing done, if the id is taken."""
 
     async def remove(self, conversation_id: str) -> None:
         """Forgets the conversation and its memberships; does nothing if there is none."""

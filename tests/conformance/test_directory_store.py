@@ -30,7 +30,7 @@ from services.directory.model import (
     User,
 )
 from services.directory.ports import DirectoryStore, Tables
-from services.storage.sql.directory import SqlDirectoryStore, SqlSettings, sqlite_url
+from services.storage.sql.directory import SqlDirectoryStore, SqlSettings, engine_of, sqlite_url
 from services.storage.sql.migrations import VERSION_TABLE
 from services.storage.sql.schema import METADATA
 
@@ -468,10 +468,10 @@ async def test_the_migrations_make_the_schema_that_the_code_uses(store: Director
         )
         return list(compare_metadata(context, METADATA))
 
-    engine = create_async_engine(url)
-    async with engine.connect() as connection:
-        found = await connection.run_sync(differences)
-    await engine.dispose()
+    found: list[object] = []
+    engine = engine_of(url, SqlSettings())
+    await engine.migrate(lambda connection: found.extend(differences(connection)))
+    await engine.close()
 
     assert found == []
 
@@ -495,16 +495,6 @@ async def test_processes_that_open_a_new_database_at_once_migrate_it_once(url: s
     await store.close()
 
     assert statuses == [0, 0, 0]
-
-
-async def test_sqlite_syncs_fully_in_wal_mode_and_guards_its_keys(tmp_path: Path) -> None:
-    store = await SqlDirectoryStore.open(sqlite_url(tmp_path / "directory.db"))
-    names = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
-    async with store._engine.connect() as connection:
-        found = [(await connection.exec_driver_sql(f"PRAGMA {name}")).scalar_one() for name in names]
-    await store.close()
-
-    assert found == ["wal", 2, 1, 5000]
 
 
 async def test_a_broken_file_is_an_error_at_opening(tmp_path: Path) -> None:

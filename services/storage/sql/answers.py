@@ -1,27 +1,27 @@
 """Answers to mutations on SQL: see services.directory.ports for what each method promises."""
 
 from sqlalchemy import ColumnElement, and_, delete, insert, select, tuple_
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.directory.model import Answer, AnswerKey
+from services.storage.sql.engine import Statements
 from services.storage.sql.schema import ANSWERS
 
 
 class SqlAnswers:
     """See services.directory.ports.Answers."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
-        self._connection = connection
+    def __init__(self, statements: Statements) -> None:
+        self._statements = statements
 
     async def find(self, key: AnswerKey) -> Answer | None:
         """See Answers."""
-        rows = await self._connection.execute(select(ANSWERS).where(_is(key)))
+        rows = await self._statements.execute(select(ANSWERS).where(_is(key)))
         row = rows.first()
         return None if row is None else Answer(row.request_digest, row.response, row.create_time_ms)
 
     async def add(self, key: AnswerKey, answer: Answer) -> None:
         """See Answers."""
-        await self._connection.execute(
+        await self._statements.execute(
             insert(ANSWERS).values(
                 caller_id=key.caller_id,
                 method=key.method,
@@ -41,7 +41,7 @@ class SqlAnswers:
             .order_by(ANSWERS.c.create_time_ms, *place)
             .limit(limit)
         )
-        gone = await self._connection.execute(delete(ANSWERS).where(tuple_(*place).in_(oldest)))
+        gone = await self._statements.execute(delete(ANSWERS).where(tuple_(*place).in_(oldest)))
         return gone.rowcount
 
 

@@ -1,45 +1,67 @@
 """Conversations and their members on SQL: see services.directory.ports for what each method promises."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
+from typing import Any
 
-from sqlalchemy import delete, insert, select, tuple_, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Row, bindparam, delete, exists, insert, select, tuple_, update
 
 from services.directory.model import Conversation, Kind, Member, MemberRole
+from services.storage.sql.engine import Statements
 from services.storage.sql.schema import CONVERSATIONS, MEMBERS
+
+# Built once: to build a statement costs more than SQLite needs to run it.
+_WITH_MEMBERS = (
+    select(CONVERSATIONS, MEMBERS.c.user_id, MEMBERS.c.role, MEMBERS.c.join_time_ms)
+    .join_from(CONVERSATIONS, MEMBERS, CONVERSATIONS.c.conversation_id == MEMBERS.c.conversation_id)
+    .order_by(CONVERSATIONS.c.conversation_id, MEMBERS.c.user_id)
+)
+_ONE = _WITH_MEMBERS.where(CONVERSATIONS.c.conversation_id == bindparam("id"))
+_SOME = _WITH_MEMBERS.where(CONVERSATIONS.c.conversation_id.in_(bindparam("ids", expanding=True)))
+_ADD = insert(CONVERSATIONS).from_select(
+    CONVERSATIONS.c.keys(),
+    select(*(bindparam(column.name, type_=column.type) for column in CONVERSATIONS.c)).where(
+        ~exists().where(CONVERSATIONS.c.conversation_id == bindparam("conversation_id"))
+    ),
+)
+_ADD_MEMBERS = insert(MEMBERS)
 
 
 class SqlConversations:
     """See services.directory.ports.Conversations."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
-        self._connection = connection
+    def __init__(self, statements: Statements) -> None:
+        self._statements = statements
 
     async def find(self, conversation_id: str) -> Conversation | None:
         """See Conversations."""
-        return (await self._find_all([conversation_id])).get(conversation_id)
+        rows = await self._statements.execute(_ONE, {"id": conversation_id})
+        return next(_conversations(rows), None)
 
-    async def add(self, conversation: Conversation) -> None:
+    async def add(self, conversation: Conversation) -> bool:
         """See Conversations."""
-        await self._connection.execute(
-            insert(CONVERSATIONS).values(
-                conversation_id=conversation.conversation_id,
-                kind=int(conversation.kind),
-                name=conversation.name,
-                create_time_ms=conversation.create_time_ms,
-            )
+        added = await self._statements.execute(
+            _ADD,
+            {
+                "conversation_id": conversation.conversation_id,
+                "kind": int(conversation.kind),
+                "name": conversation.name,
+                "create_time_ms": conversation.create_time_ms,
+            },
         )
+        if added.rowcount == 0:
+            return False
         await self._insert_members(conversation.conversation_id, conversation.create_time_ms, conversation.members)
+        return True
 
     async def remove(self, conversation_id: str) -> None:
         """See Conversations."""
-        await self._connection.execute(delete(MEMBERS).where(MEMBERS.c.conversation_id == conversation_id))
-        await self._connection.execute(delete(CONVERSATIONS).where(CONVERSATIONS.c.conversation_id == conversation_id))
+        await self._statements.execute(delete(MEMBERS).where(MEMBERS.c.conversation_id == conversation_id))
+        await self._statements.execute(delete(CONVERSATIONS).where(CONVERSATIONS.c.conversation_id == conversation_id))
 
     async def add_members(self, conversation_id: str, members: Sequence[Member]) -> None:
         """See Conversations."""
-        rows = await self._connection.execute(
+        rows = await self._statements.execute(
             select(CONVERSATIONS.c.create_time_ms).where(CONVERSATIONS.c.conversation_id == conversation_id)
         )
         await self._insert_members(conversation_id, rows.scalar_one(), members)
@@ -47,8 +69,8 @@ class SqlConversations:
     async def _insert_members(self, conversation_id: str, conversation_time_ms: int, members: Sequence[Member]) -> None:
         if not members:
             return
-        await self._connection.execute(
-            insert(MEMBERS),
+        await self._statements.execute(
+            _ADD_MEMBERS,
             [
                 {
                     "conversation_id": conversation_id,
@@ -63,7 +85,7 @@ class SqlConversations:
 
     async def set_role(self, conversation_id: str, user_id: str, role: MemberRole) -> None:
         """See Conversations."""
-        await self._connection.execute(
+        await self._statements.execute(
             update(MEMBERS)
             .where(MEMBERS.c.conversation_id == conversation_id, MEMBERS.c.user_id == user_id)
             .values(role=int(role))
@@ -71,7 +93,7 @@ class SqlConversations:
 
     async def remove_member(self, conversation_id: str, user_id: str) -> None:
         """See Conversations."""
-        await self._connection.execute(
+        await self._statements.execute(
             delete(MEMBERS).where(MEMBERS.c.conversation_id == conversation_id, MEMBERS.c.user_id == user_id)
         )
 
@@ -81,38 +103,29 @@ class SqlConversations:
         mine = select(MEMBERS.c.conversation_id).where(MEMBERS.c.user_id == user_id)
         if before is not None:
             mine = mine.where(tuple_(*place) < tuple_(*before))
-        ids = list(await self._connection.scalars(mine.order_by(*(column.desc() for column in place)).limit(limit)))
-        found = await self._find_all(ids)
+        ids = list(await self._statements.scalars(mine.order_by(*(column.desc() for column in place)).limit(limit)))
+        if not ids:
+            return []
+        rows = await self._statements.execute(_SOME, {"ids": ids})
+        found = {conversation.conversation_id: conversation for conversation in _conversations(rows)}
         return [found[conversation_id] for conversation_id in ids]
-
-    async def _find_all(self, conversation_ids: Sequence[str]) -> Mapping[str, Conversation]:
-        """One row for each member, so that a conversation and its members come in one question."""
-        if not conversation_ids:
-            return {}
-        conversations, members = CONVERSATIONS.c, MEMBERS.c
-        rows = await self._connection.execute(
-            select(CONVERSATIONS, members.user_id, members.role, members.join_time_ms)
-            .join_from(CONVERSATIONS, MEMBERS, conversations.conversation_id == members.conversation_id)
-            .where(conversations.conversation_id.in_(conversation_ids))
-            .order_by(conversations.conversation_id, members.user_id)
-        )
-        found: dict[str, Conversation] = {}
-        for conversation_id, group in groupby(rows, key=lambda row: row.conversation_id):
-            entries = list(group)
-            first = entries[0]
-            people = tuple(Member(row.user_id, MemberRole(row.role), row.join_time_ms) for row in entries)
-            found[conversation_id] = Conversation(
-                conversation_id, Kind(first.kind), first.name, first.create_time_ms, people
-            )
-        return found
 
     async def share(self, user_id: str, other_id: str) -> bool:
         """See Conversations."""
         mine, theirs = MEMBERS.alias(), MEMBERS.alias()
-        shared = await self._connection.execute(
+        shared = await self._statements.execute(
             select(mine.c.conversation_id)
             .join_from(mine, theirs, mine.c.conversation_id == theirs.c.conversation_id)
             .where(mine.c.user_id == user_id, theirs.c.user_id == other_id)
             .limit(1)
         )
         return shared.first() is not None
+
+
+def _conversations(rows: Iterable[Row[*tuple[Any, ...]]]) -> Iterator[Conversation]:
+    """One row for each member makes one conversation with its members."""
+    for conversation_id, group in groupby(rows, key=lambda row: row.conversation_id):
+        entries = list(group)
+        first = entries[0]
+        people = tuple(Member(row.user_id, MemberRole(row.role), row.join_time_ms) for row in entries)
+        yield Conversation(conversation_id, Kind(first.kind), first.name, first.create_time_ms, people)

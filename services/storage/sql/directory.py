@@ -3,26 +3,28 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
 
 import structlog
-from sqlalchemy import URL, text
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from discovery.errors import Aborted, HitherError, ResourceExhausted, Unavailable
 from services.directory.ports import Tables
 from services.storage.sql.answers import SqlAnswers
 from services.storage.sql.conversations import SqlConversations
-from services.storage.sql.dialect import dialect_of, is_conflict
+from services.storage.sql.engine import Engine, Statements, Transaction
 from services.storage.sql.migrations import migrate
 from services.storage.sql.people import SqlFriendships, SqlSessions, SqlUsers
+from services.storage.sql.postgresql import PostgresqlEngine
+from services.storage.sql.sqlite import SqliteEngine
 
 T = TypeVar("T")
+Begin = Callable[[], AbstractAsyncContextManager[Transaction]]
 log = structlog.get_logger(__name__)
 
 
@@ -43,31 +45,26 @@ class SqlSettings:
 
 def sqlite_url(path: Path) -> str:
     """The URL of a SQLite file, which is made if it is not there."""
-    return URL.create("sqlite+aiosqlite", database=str(path)).render_as_string(hide_password=False)
+    return URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
 
 
 class SqlTables:
     """See services.directory.ports.Tables."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
-        self.users = SqlUsers(connection)
-        self.friendships = SqlFriendships(connection)
-        self.conversations = SqlConversations(connection)
-        self.sessions = SqlSessions(connection)
-        self.answers = SqlAnswers(connection)
+    def __init__(self, statements: Statements) -> None:
+        self.users = SqlUsers(statements)
+        self.friendships = SqlFriendships(statements)
+        self.conversations = SqlConversations(statements)
+        self.sessions = SqlSessions(statements)
+        self.answers = SqlAnswers(statements)
 
 
 class SqlDirectoryStore:
     """See services.directory.ports.DirectoryStore. Made by `open`."""
 
-    def __init__(self, engine: AsyncEngine, settings: SqlSettings) -> None:
+    def __init__(self, engine: Engine, settings: SqlSettings) -> None:
         self._engine = engine
-        self._dialect = dialect_of(engine)
-        self._dialect.set_up(engine)
-        self._readers = engine.execution_options(**self._dialect.read_options)
-        self._writers = engine.execution_options(**self._dialect.write_options)
         self._settings = settings
-        self._turn: AbstractAsyncContextManager[None] = asyncio.Lock() if self._dialect.one_writer else nullcontext()
         self._under_way = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -75,7 +72,7 @@ class SqlDirectoryStore:
 
     @classmethod
     async def open(cls, url: str, settings: SqlSettings | None = None) -> Self:
-        """Connects and migrates. `url` is "sqlite+aiosqlite:///..." (see sqlite_url) or "postgresql+asyncpg://...".
+        """Connects and migrates. `url` is "sqlite:///..." (see sqlite_url) or "postgresql+asyncpg://...".
 
         Processes may open one database at once; within a process stores are opened one after the other, as Alembic keeps its
         state in globals.
@@ -84,46 +81,29 @@ class SqlDirectoryStore:
         newer version of this program made it.
         """
         chosen = settings or SqlSettings()
-        engine = create_async_engine(
-            url,
-            pool_size=chosen.connections,
-            max_overflow=0,
-            pool_timeout=chosen.transaction_timeout_s,
-            # Parameters are people's data, password hashes among them: none of it goes into errors and logs.
-            hide_parameters=True,
-        )
-        store = cls(engine, chosen)
+        engine = engine_of(url, chosen)
         try:
-            await store._migrate()
+            await engine.migrate(migrate)
         except BaseException:
-            await engine.dispose()
+            await engine.close()
             raise
-        return store
+        return cls(engine, chosen)
 
     async def read(self, work: Callable[[Tables], Awaitable[T]]) -> T:
         """See DirectoryStore."""
-        return await self._admitted(self._readers, nullcontext(), work)
+        return await self._admitted(self._engine.reading, work)
 
     async def write(self, work: Callable[[Tables], Awaitable[T]]) -> T:
         """See DirectoryStore."""
-        return await self._admitted(self._writers, self._turn, work)
+        return await self._admitted(self._engine.writing, work)
 
     async def close(self) -> None:
         """See DirectoryStore."""
         self._closed = True
         await self._idle.wait()
-        await self._engine.dispose()
+        await self._engine.close()
 
-    async def _migrate(self) -> None:
-        engine = self._engine.execution_options(**self._dialect.migrate_options)
-        async with engine.begin() as connection:
-            if self._dialect.schema_lock is not None:
-                await connection.execute(text(self._dialect.schema_lock))
-            await connection.run_sync(migrate)
-
-    async def _admitted(
-        self, engine: AsyncEngine, turn: AbstractAsyncContextManager[None], work: Callable[[Tables], Awaitable[T]]
-    ) -> T:
+    async def _admitted(self, begin: Begin, work: Callable[[Tables], Awaitable[T]]) -> T:
         if self._closed:
             raise Unavailable("The directory's store is closed.")
         if self._under_way >= self._settings.waiting_most:
@@ -131,22 +111,20 @@ class SqlDirectoryStore:
         self._under_way += 1
         self._idle.clear()
         try:
-            return await self._repeated(engine, turn, work)
+            return await self._repeated(begin, work)
         finally:
             self._under_way -= 1
             if self._under_way == 0:
                 self._idle.set()
 
-    async def _repeated(
-        self, engine: AsyncEngine, turn: AbstractAsyncContextManager[None], work: Callable[[Tables], Awaitable[T]]
-    ) -> T:
+    async def _repeated(self, begin: Begin, work: Callable[[Tables], Awaitable[T]]) -> T:
         broken = False
         for attempt in range(self._settings.attempts):
             try:
-                return await self._once(engine, turn, work)
+                return await self._once(begin, work)
             except DBAPIError as error:
                 broken = error.connection_invalidated
-                if not broken and not is_conflict(error, self._dialect):
+                if not broken and not self._is_conflict(error):
                     raise
                 log.debug("a transaction lost a race or its connection and is run again", error=str(error.orig))
             # Full jitter: who lost to each other must not meet again.
@@ -154,31 +132,40 @@ class SqlDirectoryStore:
             await asyncio.sleep(random.uniform(0, longest_s))  # noqa: S311
         raise _away(committing=False) if broken else Aborted("Concurrent changes kept winning.")
 
-    async def _once(
-        self, engine: AsyncEngine, turn: AbstractAsyncContextManager[None], work: Callable[[Tables], Awaitable[T]]
-    ) -> T:
+    async def _once(self, begin: Begin, work: Callable[[Tables], Awaitable[T]]) -> T:
         committing = False
         try:
-            async with (
-                asyncio.timeout(self._settings.transaction_timeout_s),
-                turn,
-                engine.connect() as connection,
-            ):
-                await connection.begin()
-                result = await work(SqlTables(connection))
+            async with asyncio.timeout(self._settings.transaction_timeout_s), begin() as transaction:
+                result = await work(SqlTables(transaction))
                 committing = True
-                await connection.commit()
+                await transaction.commit()
                 return result
         except PoolTimeoutError:
             raise ResourceExhausted("No connection to the database came free.", retry_after_s=1.0) from None
         except DBAPIError as error:
-            if is_conflict(error, self._dialect) or (error.connection_invalidated and not committing):
+            if self._is_conflict(error) or (error.connection_invalidated and not committing):
                 raise
             if not committing and not isinstance(error, (OperationalError, InterfaceError)):
                 raise
             raise _away(committing=committing) from error
         except OSError as error:
             raise _away(committing=committing) from error
+
+    def _is_conflict(self, error: DBAPIError) -> bool:
+        """Whether a concurrent transaction won, so that running this one again may succeed."""
+        return isinstance(error, IntegrityError) or self._engine.is_lost_race(error.orig)
+
+
+def engine_of(url: str, settings: SqlSettings) -> Engine:
+    """The engine for a URL as `SqlDirectoryStore.open` takes it. Raises ValueError if it is for another database."""
+    parsed = make_url(url)
+    match parsed.get_backend_name():
+        case "sqlite":
+            return SqliteEngine(parsed, settings.connections)
+        case "postgresql":
+            return PostgresqlEngine(parsed, settings.connections, settings.transaction_timeout_s)
+        case other:
+            raise ValueError(f"the directory runs on SQLite or PostgreSQL, not on {other}")
 
 
 def _away(*, committing: bool) -> HitherError:

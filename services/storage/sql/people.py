@@ -2,25 +2,36 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
-from sqlalchemy import Row, Select, delete, func, insert, or_, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Row, Select, bindparam, delete, func, insert, or_, select, update
 
 from services.directory.model import Friendship, Pair, Session, Side, User
+from services.storage.sql.engine import Statements
 from services.storage.sql.schema import FRIENDSHIPS, SESSIONS, USERS
+
+# Built once: to build a statement costs more than SQLite needs to run it.
+_USERS = select(USERS.c.user_id, USERS.c.name, USERS.c.create_time_ms).where(
+    USERS.c.user_id.in_(bindparam("ids", expanding=True))
+)
+_PAIR = select(FRIENDSHIPS.c.user_id, FRIENDSHIPS.c.side).where(
+    or_(
+        (FRIENDSHIPS.c.user_id == bindparam("one")) & (FRIENDSHIPS.c.friend_id == bindparam("other")),
+        (FRIENDSHIPS.c.user_id == bindparam("other")) & (FRIENDSHIPS.c.friend_id == bindparam("one")),
+    )
+)
 
 
 class SqlUsers:
     """See services.directory.ports.Users."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
-        self._connection = connection
+    def __init__(self, statements: Statements) -> None:
+        self._statements = statements
 
     async def add(self, user: User, password_hash: str) -> bool:
         """See Users."""
-        taken = await self._connection.execute(select(USERS.c.user_id).where(USERS.c.user_id == user.user_id))
+        taken = await self._statements.execute(select(USERS.c.user_id).where(USERS.c.user_id == user.user_id))
         if taken.first() is not None:
             return False
-        await self._connection.execute(
+        await self._statements.execute(
             insert(USERS).values(
                 user_id=user.user_id,
                 name=user.name,
@@ -34,21 +45,19 @@ class SqlUsers:
         """See Users."""
         if not user_ids:
             return {}
-        rows = await self._connection.execute(
-            select(USERS.c.user_id, USERS.c.name, USERS.c.create_time_ms).where(USERS.c.user_id.in_(user_ids))
-        )
+        rows = await self._statements.execute(_USERS, {"ids": list(user_ids)})
         return {row.user_id: User(row.user_id, row.name, row.create_time_ms) for row in rows}
 
     async def password_hash(self, user_id: str) -> str | None:
         """See Users."""
-        found: str | None = await self._connection.scalar(
+        found: str | None = await self._statements.scalar(
             select(USERS.c.password_hash).where(USERS.c.user_id == user_id)
         )
         return found
 
     async def set_password_hash(self, user_id: str, password_hash: str) -> None:
         """See Users."""
-        await self._connection.execute(
+        await self._statements.execute(
             update(USERS).where(USERS.c.user_id == user_id).values(password_hash=password_hash)
         )
 
@@ -56,20 +65,12 @@ class SqlUsers:
 class SqlFriendships:
     """See services.directory.ports.Friendships."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
-        self._connection = connection
+    def __init__(self, statements: Statements) -> None:
+        self._statements = statements
 
     async def pair(self, user_id: str, other_id: str) -> Pair:
         """See Friendships."""
-        table = FRIENDSHIPS.c
-        rows = await self._connection.execute(
-            select(table.user_id, table.side).where(
-                or_(
-                    (table.user_id == user_id) & (table.friend_id == other_id),
-                    (table.user_id == other_id) & (table.friend_id == user_id),
-                )
-            )
-        )
+        rows = await self._statements.execute(_PAIR, {"one": user_id, "other": other_id})
         sides = {row.user_id: Side(row.side) for row in rows}
         return Pair(sides.get(user_id, Side.NONE), sides.get(other_id, Side.NONE))
 
@@ -83,12 +84,12 @@ class SqlFriendships:
 
     async def _put_side(self, user_id: str, friend_id: str, side: Side, update_time_ms: int) -> None:
         table = FRIENDSHIPS.c
-        await self._connection.execute(
+        await self._statements.execute(
             delete(FRIENDSHIPS).where(table.user_id == user_id, table.friend_id == friend_id)
         )
         if side is Side.NONE:
             return
-        await self._connection.execute(
+        await self._statements.execute(
             insert(FRIENDSHIPS).values(
                 user_id=user_id, friend_id=friend_id, side=int(side), update_time_ms=update_time_ms
             )
@@ -96,7 +97,7 @@ class SqlFriendships:
 
     async def find(self, user_id: str, other_id: str) -> Friendship | None:
         """See Friendships."""
-        rows = await self._connection.execute(
+        rows = await self._statements.execute(
             _with_friends().where(FRIENDSHIPS.c.user_id == user_id, FRIENDSHIPS.c.friend_id == other_id)
         )
         row = rows.first()
@@ -105,7 +106,7 @@ class SqlFriendships:
     async def page(self, user_id: str, sides: Collection[Side], after_id: str, limit: int) -> Sequence[Friendship]:
         """See Friendships."""
         table = FRIENDSHIPS.c
-        rows = await self._connection.execute(
+        rows = await self._statements.execute(
             _with_friends()
             .where(table.user_id == user_id, table.friend_id > after_id, table.side.in_(_numbers(sides)))
             .order_by(table.friend_id)
@@ -116,7 +117,7 @@ class SqlFriendships:
     async def friend_ids(self, user_id: str, limit: int) -> Sequence[str]:
         """See Friendships."""
         table = FRIENDSHIPS.c
-        rows = await self._connection.scalars(
+        rows = await self._statements.scalars(
             select(table.friend_id)
             .where(table.user_id == user_id, table.side == int(Side.ACCEPTED))
             .order_by(table.friend_id)
@@ -129,7 +130,7 @@ class SqlFriendships:
         if not other_ids:
             return frozenset()
         table = FRIENDSHIPS.c
-        rows = await self._connection.scalars(
+        rows = await self._statements.scalars(
             select(table.friend_id).where(
                 table.user_id == user_id, table.friend_id.in_(other_ids), table.side == int(Side.ACCEPTED)
             )
@@ -138,7 +139,7 @@ class SqlFriendships:
 
     async def count(self, user_id: str, sides: Collection[Side]) -> int:
         """See Friendships."""
-        found = await self._connection.scalar(
+        found = await self._statements.scalar(
             select(func.count())
             .select_from(FRIENDSHIPS)
             .where(FRIENDSHIPS.c.user_id == user_id, FRIENDSHIPS.c.side.in_(_numbers(sides)))
@@ -163,13 +164,13 @@ def _numbers(sides: Collection[Side]) -> list[int]:
 class SqlSessions:
     """See services.directory.ports.Sessions."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
-        self._connection = connection
+    def __init__(self, statements: Statements) -> None:
+        self._statements = statements
 
     async def put(self, session: Session) -> None:
         """See Sessions."""
         table = SESSIONS.c
-        await self._connection.execute(
+        await self._statements.execute(
             delete(SESSIONS).where(
                 or_(
                     table.session_id == session.session_id,
@@ -177,7 +178,7 @@ class SqlSessions:
                 )
             )
         )
-        await self._connection.execute(
+        await self._statements.execute(
             insert(SESSIONS).values(
                 session_id=session.session_id,
                 user_id=session.user_id,
@@ -190,7 +191,7 @@ class SqlSessions:
 
     async def find(self, session_id: str) -> Session | None:
         """See Sessions."""
-        rows = await self._connection.execute(select(SESSIONS).where(SESSIONS.c.session_id == session_id))
+        rows = await self._statements.execute(select(SESSIONS).where(SESSIONS.c.session_id == session_id))
         row = rows.first()
         if row is None:
             return None
@@ -205,7 +206,7 @@ class SqlSessions:
 
     async def remove(self, session_id: str) -> None:
         """See Sessions."""
-        await self._connection.execute(delete(SESSIONS).where(SESSIONS.c.session_id == session_id))
+        await self._statements.execute(delete(SESSIONS).where(SESSIONS.c.session_id == session_id))
 
     async def trim(self, user_id: str, most: int) -> None:
         """See Sessions."""
@@ -216,7 +217,7 @@ class SqlSessions:
             .order_by(table.refresh_time_ms.desc(), table.session_id)
             .limit(most)
         )
-        await self._connection.execute(
+        await self._statements.execute(
             delete(SESSIONS).where(table.user_id == user_id, table.session_id.not_in(kept.scalar_subquery()))
         )
 
@@ -229,5 +230,5 @@ class SqlSessions:
             .order_by(table.expire_time_ms, table.session_id)
             .limit(limit)
         )
-        gone = await self._connection.execute(delete(SESSIONS).where(table.session_id.in_(oldest.scalar_subquery())))
+        gone = await self._statements.execute(delete(SESSIONS).where(table.session_id.in_(oldest.scalar_subquery())))
         return gone.rowcount
