@@ -42,7 +42,9 @@ class SqliteEngine:
             # Parameters are people's data, password hashes among them: none of it goes into errors and logs.
             hide_parameters=True,
         )
-        event.listen(self._engine, "connect", _set_up)
+        event.listen(self._engine, "connect", self._set_up)
+        # In the thread; on the loop nothing waits for a lock inside SQLite.
+        self._lock_wait_ms = 5_000
         self._loop = asyncio.get_running_loop()
         self._handoff = Handoff(self._loop)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="directory-commits")
@@ -64,8 +66,10 @@ class SqliteEngine:
                 yield transaction
             finally:
                 transaction.end()
-                _roll_back(reader)
-                self._readers.append(reader)
+                try:
+                    _roll_back(reader)
+                finally:
+                    self._readers.append(reader)
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator["InlineTransaction"]:
@@ -121,8 +125,10 @@ class SqliteEngine:
         return job
 
     def _end_turn(self, _job: object = None) -> None:
-        _roll_back(self._opened[0])
-        self._turn.release()
+        try:
+            _roll_back(self._opened[0])
+        finally:
+            self._turn.release()
 
     # In the thread.
 
@@ -133,9 +139,9 @@ class SqliteEngine:
         steps(writer)
         writer.commit()
         self._opened += [self._engine.connect() for _ in range(self._connections)]
+        self._lock_wait_ms = 0
         for connection in self._opened:
-            # On the loop nothing waits for a lock inside SQLite.
-            connection.exec_driver_sql("PRAGMA busy_timeout=0")
+            connection.exec_driver_sql(f"PRAGMA busy_timeout={self._lock_wait_ms}")
             connection.commit()
         self._readers += self._opened[1:]
 
@@ -143,6 +149,15 @@ class SqliteEngine:
         for connection in self._opened:
             connection.close()
         self._engine.dispose()
+
+    def _set_up(self, connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+        # The driver's own guessing when to begin is turned off: each transaction says it.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        wait = f"busy_timeout={self._lock_wait_ms}"
+        for pragma in (wait, "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
 
 
 class InlineTransaction:
@@ -202,12 +217,3 @@ def _roll_back(connection: Connection) -> None:
         _log.error("a transaction could not be rolled back and its connection is replaced", error=type(error).__name__)
         connection.invalidate()
         connection.rollback()
-
-
-def _set_up(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-    # The driver's own guessing when to begin is turned off: each transaction says it.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    for pragma in ("busy_timeout=5000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()

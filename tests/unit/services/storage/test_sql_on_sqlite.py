@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -69,11 +69,26 @@ async def add(store: SqlDirectoryStore, user: User) -> bool:
     return await store.write(lambda tables: tables.users.add(user, "hash"))
 
 
-async def test_every_connection_syncs_fully_guards_its_keys_and_waits_for_no_lock(engine: SqliteEngine) -> None:
+def pragmas(connections: Sequence[Connection]) -> list[tuple[object, ...]]:
     names = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
-    found = [tuple(one.exec_driver_sql(f"PRAGMA {name}").scalar() for name in names) for one in engine._opened]
+    return [tuple(one.exec_driver_sql(f"PRAGMA {name}").scalar() for name in names) for one in connections]
 
-    assert found == [("wal", 2, 1, 0)] * 3
+
+async def test_every_connection_syncs_fully_guards_its_keys_and_waits_for_no_lock(engine: SqliteEngine) -> None:
+    assert pragmas(engine._opened) == [("wal", 2, 1, 0)] * 3
+
+
+async def test_connections_that_break_are_replaced_by_their_like(
+    store: SqlDirectoryStore, engine: SqliteEngine
+) -> None:
+    for connection in engine._opened:
+        raw = connection.connection.dbapi_connection
+        assert raw is not None
+        raw.close()
+
+    assert await add(store, ALICE)
+    assert await store.read(lambda tables: tables.users.find(["alice"])) == {"alice": ALICE}
+    assert pragmas(engine._opened[:1]) == [("wal", 2, 1, 0)]
 
 
 async def test_a_commit_goes_on_when_its_caller_is_cancelled(store: SqlDirectoryStore, gate: Gate) -> None:
