@@ -1,10 +1,11 @@
 """Commits how far a projection has come: in order, one at a time, the newest only.
 
 A commit is allowed to be late (records are then applied again, to no effect), never early: who offers a place has
-made everything before it durable.
+written everything before it, and it is flushed first.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
 from services.messaging.settings import MessagingSettings
@@ -13,10 +14,19 @@ from services.ports.log import Committed, Log
 
 
 class Committer:
-    """The commits of one projection over one partition."""
+    """The commits of one projection over one partition. `flush` makes durable what the projection wrote."""
 
-    def __init__(self, log: Log, group: str, topic: str, status: Status, settings: MessagingSettings) -> None:
+    def __init__(
+        self,
+        log: Log,
+        flush: Callable[[], Awaitable[None]],
+        group: str,
+        topic: str,
+        status: Status,
+        settings: MessagingSettings,
+    ) -> None:
         self._log = log
+        self._flush = flush
         self._group = group
         self._topic = topic
         self._status = status
@@ -43,6 +53,7 @@ class Committer:
                 continue
             committed, self._offered = self._offered, None
             async with asyncio.timeout(self._settings.engine_timeout_s):
+                await self._flush()
                 await self._log.commit(self._group, self._topic, self._status.partition, committed)
             self._status.committed()
             if self._settings.commit_interval_s > 0:

@@ -45,6 +45,9 @@ class ConversationRows(Protocol):
     async def put_messages(self, rows: Sequence[MessageRow]) -> None:
         """See ConversationStore."""
 
+    async def flush(self) -> None:
+        """See MessageStore."""
+
 
 class ConversationProjection:
     """Applies one partition of "messages". `tell` is called with the outcomes of each batch once they are durable."""
@@ -72,7 +75,7 @@ class ConversationProjection:
 
     async def run(self) -> None:
         """Applies records from the committed offset on, until cancelled; raises when an engine or a record fails it."""
-        committer = Committer(self._log, GROUP, MESSAGES, self._status, self._settings)
+        committer = Committer(self._log, self._store.flush, GROUP, MESSAGES, self._status, self._settings)
         committed = await committer.read()
         queue: asyncio.Queue[_Durable] = asyncio.Queue(_BATCHES_BETWEEN_STAGES)
         async with asyncio.TaskGroup() as group:

@@ -88,6 +88,7 @@ class GatheringStore:
         self._put_messages: Gathering[MessageRow, None] = Gathering(store.put_messages)
         self._inbox_heads: Gathering[str, Mapping[str, Head]] = Gathering(store.inbox_heads)
         self._put_inbox: Gathering[InboxRow, None] = Gathering(store.put_inbox)
+        self._flush: Gathering[None, None] = Gathering(lambda _: store.flush())
 
     async def run(self) -> None:
         """Makes the calls until cancelled."""
@@ -97,6 +98,7 @@ class GatheringStore:
             group.create_task(self._put_messages.run())
             group.create_task(self._inbox_heads.run())
             group.create_task(self._put_inbox.run())
+            group.create_task(self._flush.run())
 
     async def conversation_heads(self, conversation_ids: Sequence[str]) -> Mapping[str, Head]:
         """See ConversationStore; the answer may hold more."""
@@ -117,6 +119,10 @@ class GatheringStore:
     async def put_inbox(self, rows: Sequence[InboxRow]) -> None:
         """See InboxStore."""
         await self._put_inbox.ask(rows)
+
+    async def flush(self) -> None:
+        """See MessageStore."""
+        await self._flush.ask(())
 
     async def read_inbox(self, user_id: str, after_pos: int, limit: int) -> Sequence[InboxRow]:
         """See InboxStore."""

@@ -68,6 +68,9 @@ class InboxRows(Protocol):
     async def put_inbox(self, rows: Sequence[InboxRow]) -> None:
         """See InboxStore."""
 
+    async def flush(self) -> None:
+        """See MessageStore."""
+
     async def read_inbox(self, user_id: str, after_pos: int, limit: int) -> Sequence[InboxRow]:
         """See InboxStore."""
 
@@ -97,7 +100,7 @@ class InboxProjection:
 
     async def run(self) -> None:
         """Applies records from the committed offset on, until cancelled; raises when an engine or a record fails it."""
-        committer = Committer(self._log, GROUP, INBOX, self._status, self._settings)
+        committer = Committer(self._log, self._store.flush, GROUP, INBOX, self._status, self._settings)
         committed = await committer.read()
         self._untold = 0
         queue: asyncio.Queue[_Settled] = asyncio.Queue(_BATCHES_BETWEEN_STAGES)

@@ -17,7 +17,7 @@ class MessagingSettings:
     """Sends that wait for their outcome in this process; more are refused as OVERLOADED."""
     most_recent_outcomes: int = 20_000
     """Accepted messages that are remembered to answer retries without the log; 0 for none."""
-    membership_ttl_s: float = 30.0
+    membership_ttl_s: float = 300.0
     """How long an answer of the directory is used without asking again."""
     membership_stale_s: float = 600.0
     """How long an answer is used while the directory is away."""
@@ -30,7 +30,7 @@ class MessagingSettings:
     for a partition holds a whole batch."""
     engine_timeout_s: float = 10.0
     """How long a projection waits for an engine before it starts again from its committed offset."""
-    commit_interval_s: float = 0.1
+    commit_interval_s: float = 1.0
     """Least time between two commits of a projection over a partition; 0 for none. What lies between is applied again
     after a crash, to no effect on rows."""
     append_timeout_s: float = 5.0

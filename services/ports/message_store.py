@@ -66,8 +66,9 @@ class ConversationStore(Protocol):
     """Messages by conversation. Writing a row again changes nothing (rows are immutable); another row in the same
     place, or with the same DedupKey, raises RowConflict and nothing of the call is written.
 
-    Rows that a method returned from writing are durable and visible to every later read. Raises
-    discovery.errors.Unavailable (ENGINE_DOWN) when the engine is away.
+    Rows that a method returned from writing are visible to every later read, survive the end of the process, and are durable
+    once a later `flush` has returned (marks at once). Raises discovery.errors.Unavailable (ENGINE_DOWN) when the engine
+    is away.
     """
 
     async def conversation_heads(self, conversation_ids: Sequence[str]) -> Mapping[str, Head]:
@@ -109,6 +110,11 @@ class InboxStore(Protocol):
 
 class MessageStore(ConversationStore, InboxStore, Protocol):
     """Both, as one engine offers them."""
+
+    async def flush(self) -> None:
+        """Returns when every row that was written before is on disk. Who commits an offset flushes first: what a lost
+        machine takes with it is then applied again from the log.
+        """
 
     async def close(self) -> None:
         """Finishes the writes that were begun, then lets the engine go."""

@@ -153,6 +153,9 @@ class MemoryStore:
         self._disk = disk
         self._life = life
 
+    async def flush(self) -> None:
+        await self._life.step("flush")
+
     async def conversation_heads(self, conversation_ids: Sequence[str]) -> Mapping[str, Head]:
         await self._life.step("conversation_heads")
         heads = {}

@@ -1,6 +1,7 @@
 """Opening a database file: how it is kept safe, which schema it has, and what an engine's error means to a caller.
 
-Every file is in WAL mode with synchronous=FULL: a commit that returned is on disk. Knows no table; the schemas belong
+Every file is in WAL mode, with synchronous=FULL (a commit that returned is on disk) unless asked otherwise. Knows no
+table; the schemas belong
 to the adapters.
 """
 
@@ -34,8 +35,8 @@ class Schema:
         return len(self.steps)
 
 
-def open_writer(path: Path, schema: Schema) -> sqlite3.Connection:
-    """A connection that writes, in autocommit mode, for one thread at a time.
+def open_writer(path: Path, schema: Schema, *, synchronous: str = "FULL") -> sqlite3.Connection:
+    """A connection that writes, in autocommit mode, for one thread at a time; `synchronous` is SQLite's FULL or NORMAL.
 
     Makes the file (mode 0600) and brings its schema up to date. Raises SchemaTooNew, and sqlite3.Error for what the engine cannot do.
     """
@@ -45,7 +46,7 @@ def open_writer(path: Path, schema: Schema) -> sqlite3.Connection:
     )
     try:
         _configure(connection)
-        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA synchronous = {synchronous}")
         # Rows are immutable and files private: overwriting what was trimmed would only cost.
         connection.execute("PRAGMA secure_delete = OFF")
         connection.execute(f"PRAGMA wal_autocheckpoint = {_LAST_RESORT_CHECKPOINT_PAGES}")

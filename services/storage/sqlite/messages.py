@@ -18,7 +18,7 @@ from services.ports.message_store import DedupKey, Head, InboxRow, MarkRow, Mess
 from services.storage.sqlite.database import Schema
 from services.storage.sqlite.keys import select_by_keys
 from services.storage.sqlite.readers import Readers
-from services.storage.sqlite.writer import Writer
+from services.storage.sqlite.writer import Durable, Writer
 
 _ROW_BYTES = 256
 """What a row weighs beside its payload, about."""
@@ -88,7 +88,7 @@ class SqliteMessageStore:
     """See services.ports.message_store.MessageStore. Rows are kept without an end."""
 
     def __init__(self, path: Path) -> None:
-        self._writer: Writer[_Op] = Writer(path, _SCHEMA, _MessageApplier())
+        self._writer: Writer[_Op] = Writer(path, _SCHEMA, _MessageApplier(), durable=Durable.AT_FLUSH)
         self._readers = Readers(path)
 
     @classmethod
@@ -144,6 +144,7 @@ class SqliteMessageStore:
             return []
         op = _MergeMarks(marks)
         await self._writer.write(op, _ROW_BYTES * len(marks))
+        await self._writer.flush()
         return op.changed
 
     async def read_marks(self, conversation_id: str, after_user_id: str, limit: int) -> Sequence[MarkRow]:
@@ -157,6 +158,10 @@ class SqliteMessageStore:
         if limit <= 0:
             return []
         return await self._readers.run(partial(_select_recent_marks, user_id, limit))
+
+    async def flush(self) -> None:
+        """See MessageStore."""
+        await self._writer.flush()
 
     async def close(self) -> None:
         """See MessageStore. May be called twice."""

@@ -1,13 +1,14 @@
 """Group commit: one thread commits a database file, and what gathers while it does is the next transaction.
 
-There is no timer: an idle writer commits the first operation at once, a busy one commits many together and pays for
-one fsync. Rows are put into the transaction on the event loop, which costs some microseconds each; only the commit,
+An idle writer commits the first operation at once; a busy one begins a commit every 3 ms at most, for what has gathered,
+and pays for one fsync. Rows are put into the transaction on the event loop, which costs some microseconds each; only the commit,
 which waits for the disk, is the thread's. (Rows written by the thread cost more: sqlite3 lets go of the interpreter's
 lock at every step, and beside a busy loop getting it back takes longer than the step.) Callers are answered after
 the commit, one wake-up of the loop for all of them. Decides nothing about rows: an Applier does.
 """
 
 import asyncio
+import os
 import sqlite3
 import threading
 import time
@@ -16,6 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from copy import copy
 from dataclasses import dataclass
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -32,6 +34,7 @@ from services.storage.sqlite.room import Room
 _CAPACITY_BYTES = 32 * 1024 * 1024
 _OP_OVERHEAD_BYTES = 1024
 _COMMITS_BETWEEN_CHECKPOINTS = 256
+_SPACING_S = 0.003
 _LOCKED_RETRY_S = 0.005
 LOCKED_S = 5.0
 """How long another process may hold the file before its writers here get ENGINE_DOWN, in seconds."""
@@ -52,6 +55,16 @@ _commit_ops = Histogram(
 
 Op = TypeVar("Op")
 Applied = TypeVar("Applied", contravariant=True)
+
+
+class Durable(Enum):
+    """When what `write` returned from is on disk, for good. It survives the end of the process in any case."""
+
+    AT_COMMIT = "when write returns"
+    AT_FLUSH = "when a later flush returns"
+
+
+_SYNCHRONOUS = {Durable.AT_COMMIT: "FULL", Durable.AT_FLUSH: "NORMAL"}
 
 
 class Applier(Protocol[Applied]):
@@ -89,8 +102,15 @@ class Writer(Generic[Op]):
     """
 
     def __init__(
-        self, path: Path, schema: Schema, applier: Applier[Op], *, capacity_bytes: int = _CAPACITY_BYTES
+        self,
+        path: Path,
+        schema: Schema,
+        applier: Applier[Op],
+        *,
+        capacity_bytes: int = _CAPACITY_BYTES,
+        durable: Durable = Durable.AT_COMMIT,
     ) -> None:
+        self._durable = durable
         self._path = path
         self._schema = schema
         self._applier = applier
@@ -101,10 +121,14 @@ class Writer(Generic[Op]):
         self._refusal: HitherError | None = None
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._ended: asyncio.Future[None] = self._loop.create_future()
-        self._jobs: SimpleQueue[list[_Entry[Op]] | None] = SimpleQueue()
+        self._jobs: SimpleQueue[Callable[[sqlite3.Connection], None] | None] = SimpleQueue()
+        self._commits = 0
+        self._flushes: set[asyncio.Future[None]] = set()
         self._pending: list[_Entry[Op]] = []
         self._connection: sqlite3.Connection | None = None
         self._thread_is_busy = False
+        self._next_s = 0.0
+        self._waits_for_turn = False
         self._locked_until_s: float | None = None
         self._closing = False
         self._thread = threading.Thread(target=self._run, name=f"writer-{path.name}", daemon=True)
@@ -122,7 +146,8 @@ class Writer(Generic[Op]):
         await asyncio.shield(self._opened)
 
     async def write(self, op: Op, payload_bytes: int) -> None:
-        """Returns when the operation is durable. `payload_bytes` is about what it holds in memory.
+        """Returns when the operation is durable, or visible and to be flushed: see Durable. `payload_bytes` is about what it
+        holds in memory.
 
         Raises what the applier raised for it, or Unavailable: ENGINE_DOWN if nothing was done, OUTCOME_UNKNOWN if
         that cannot be told. A caller that is cancelled while it waits for the commit does not undo the operation.
@@ -144,6 +169,17 @@ class Writer(Generic[Op]):
         self._pending.append(entry)
         await entry.done
 
+    async def flush(self) -> None:
+        """Returns when all that was written before is on disk. Raises Unavailable (OUTCOME_UNKNOWN)."""
+        if self._refusal is not None:
+            raise copy(self._refusal)
+        flushed: asyncio.Future[None] = self._loop.create_future()
+        self._flushes.add(flushed)
+        flushed.add_done_callback(self._flushes.discard)
+        self._handoff.expect()
+        self._jobs.put(partial(self._sync, flushed))
+        await flushed
+
     async def close(self) -> None:
         """Finishes what was begun, then closes the file. May be called twice."""
         self._refuse(Unavailable("The database is closed.", reason="ENGINE_DOWN"))
@@ -164,16 +200,36 @@ class Writer(Generic[Op]):
     def _begin(self) -> None:
         """Puts what has gathered into a transaction and hands it to the thread, unless it is busy with the one before."""
         while self._pending and not self._thread_is_busy and self._connection is not None:
+            if self._durable is Durable.AT_COMMIT and self._is_too_early():
+                return
             if self._is_locked(self._connection):
                 self._loop.call_later(_LOCKED_RETRY_S, self._begin)
                 return
             batch, self._pending = self._pending, []
-            if self._apply(self._connection, batch):
-                self._thread_is_busy = True
-                self._jobs.put(batch)
-            else:
+            if not self._apply(self._connection, batch):
                 self._settle(batch)
+            elif self._durable is Durable.AT_COMMIT:
+                self._thread_is_busy = True
+                self._next_s = self._loop.time() + _SPACING_S
+                self._jobs.put(partial(self._commit, batch))
+            else:
+                self._commit_here(self._connection, batch)
         self._stop_when_done()
+
+    def _is_too_early(self) -> bool:
+        """Lets operations gather for a little when the last commit was begun just now; sees to being called again."""
+        if self._waits_for_turn:
+            return True
+        wait_s = self._next_s - self._loop.time()
+        if wait_s <= 0 or self._closing:
+            return False
+        self._waits_for_turn = True
+        self._loop.call_later(wait_s, self._take_turn)
+        return True
+
+    def _take_turn(self) -> None:
+        self._waits_for_turn = False
+        self._begin()
 
     def _is_locked(self, connection: sqlite3.Connection) -> bool:
         """Begins a transaction, unless another process is in one; waits for it for `LOCKED_S` at most."""
@@ -207,6 +263,24 @@ class Writer(Generic[Op]):
             return False
         return True
 
+    def _commit_here(self, connection: sqlite3.Connection, batch: list[_Entry[Op]]) -> None:
+        """Commits without waiting for the disk."""
+        error: sqlite3.Error | None = None
+        try:
+            connection.execute("COMMIT")
+        except sqlite3.Error as failed:
+            error = failed
+        self._count(len(batch), None)
+        if self._commits % _COMMITS_BETWEEN_CHECKPOINTS == 0:
+            self._jobs.put(self._checkpoint_apart)
+        self._told(batch, error)
+
+    def _count(self, operations: int, seconds: float | None) -> None:
+        self._commits += 1
+        self._commit_ops.observe(operations)
+        if seconds is not None:
+            self._commit_s.observe(seconds)
+
     def _redo_one_by_one(self, connection: sqlite3.Connection, batch: list[_Entry[Op]]) -> None:
         connection.execute("BEGIN IMMEDIATE")
         for entry in batch:
@@ -227,15 +301,27 @@ class Writer(Generic[Op]):
             with suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
 
-    def _committed(self, batch: list[_Entry[Op]], error: sqlite3.Error | None, *, free: bool) -> None:
+    def _told(self, batch: list[_Entry[Op]], error: sqlite3.Error | None) -> None:
         if error is not None:
             assert self._connection is not None  # it committed
             self._roll_back(self._connection)
             self._fail(batch, outcome_unknown(error))
+        self._settle(batch)
+
+    def _committed(self, batch: list[_Entry[Op]], error: sqlite3.Error | None, *, free: bool) -> None:
         if free:
             self._thread_is_busy = False
-        self._settle(batch)
+        self._told(batch, error)
         self._begin()
+
+    def _flushed(self, flushed: asyncio.Future[None], error: OSError | None) -> None:
+        self._handoff.answered(1)
+        if flushed.done():  # cancelled
+            return
+        if error is None:
+            flushed.set_result(None)
+        else:
+            flushed.set_exception(outcome_unknown(error))
 
     def _freed(self) -> None:
         self._thread_is_busy = False
@@ -250,31 +336,49 @@ class Writer(Generic[Op]):
     def _run(self) -> None:
         cause: BaseException | None = None
         try:
-            with closing(open_writer(self._path, self._schema)) as connection:
+            with closing(open_writer(self._path, self._schema, synchronous=_SYNCHRONOUS[self._durable])) as connection:
                 self._post(self._report_opened, connection, None)
-                self._commit_until_closed(connection)
+                while job := self._jobs.get():
+                    job(connection)
         except BaseException as error:  # noqa: BLE001 - a thread has nobody else to tell
             cause = error
         self._post(self._report_opened, None, cause)
         self._post(self._end, cause)
 
-    def _commit_until_closed(self, connection: sqlite3.Connection) -> None:
-        commits = 0
-        while batch := self._jobs.get():
-            started_s = time.perf_counter()
-            error: sqlite3.Error | None = None
-            try:
-                connection.execute("COMMIT")
-            except sqlite3.Error as failed:
-                error = failed
-            commits += 1
-            checkpoint = commits % _COMMITS_BETWEEN_CHECKPOINTS == 0 and error is None
-            self._post(partial(self._committed, batch, error, free=not checkpoint))
-            self._commit_s.observe(time.perf_counter() - started_s)
-            self._commit_ops.observe(len(batch))
-            if checkpoint:
-                self._checkpoint(connection)
-                self._post(self._freed)
+    def _commit(self, batch: list[_Entry[Op]], connection: sqlite3.Connection) -> None:
+        started_s = time.perf_counter()
+        error: sqlite3.Error | None = None
+        try:
+            connection.execute("COMMIT")
+        except sqlite3.Error as failed:
+            error = failed
+        checkpoint = (self._commits + 1) % _COMMITS_BETWEEN_CHECKPOINTS == 0 and error is None
+        self._post(partial(self._committed, batch, error, free=not checkpoint))
+        self._count(len(batch), time.perf_counter() - started_s)
+        if checkpoint:
+            self._checkpoint(connection)
+            self._post(self._freed)
+
+    def _sync(self, flushed: asyncio.Future[None], connection: sqlite3.Connection) -> None:
+        """What a commit does with synchronous=FULL: the log of a file in WAL mode holds all commits up to here, or the file
+        itself does, synced by the checkpoint that moved them.
+        """
+        error: OSError | None = None
+        try:
+            for path in (Path(f"{self._path}-wal"), self._path.parent):
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    os.fdatasync(descriptor)
+                finally:
+                    os.close(descriptor)
+        except OSError as failed:
+            error = failed
+        self._post(self._flushed, flushed, error)
+
+    def _checkpoint_apart(self, connection: sqlite3.Connection) -> None:
+        """A checkpoint that leaves the writing connection to the event loop."""
+        with closing(sqlite3.connect(self._path, isolation_level=None)) as another:
+            self._checkpoint(another)
 
     def _checkpoint(self, connection: sqlite3.Connection) -> None:
         try:
@@ -340,6 +444,8 @@ class Writer(Generic[Op]):
             if not entry.done.done():
                 entry.done.set_exception(outcome_unknown(cause or RuntimeError("closed")))
         self._outstanding.clear()
+        for flushed in list(self._flushes):
+            flushed.set_exception(outcome_unknown(cause or RuntimeError("closed")))
         self._applier.ended(self._refusal or engine_down(RuntimeError("closed")))
         if not self._ended.done():
             self._ended.set_result(None)

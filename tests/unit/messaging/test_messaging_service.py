@@ -41,11 +41,13 @@ def quick(most_waiting_sends: int = 1000, most_recent_outcomes: int = 0, send_bu
 class Town:
     """A messaging service and what it stands on."""
 
-    def __init__(self, log: Log, store: MessageStore, settings: MessagingSettings) -> None:
+    def __init__(
+        self, log: Log, store: MessageStore, settings: MessagingSettings, clock: ManualClock | None = None
+    ) -> None:
         self.mesh = LoneMesh()
         self.mesh.members["d.1"] = ["ann", "ben"]
         self.bus = MemoryTopics()
-        clock = ManualClock()
+        clock = clock or ManualClock()
         self.messaging = Messaging(self.mesh.as_mesh(), log, store, self.bus, Snowflakes(1, clock), clock, settings)
 
     async def send(
@@ -295,10 +297,12 @@ async def test_the_log_lets_go_of_what_was_committed_a_round_ago_less_a_margin(t
 
 async def test_the_same_over_the_embedded_engines_which_outlive_the_service(tmp_path: Path) -> None:
     answers: list[pb.SendMessageResponse] = []
+    clock = ManualClock()
     for life in range(2):
+        clock.advance(1)
         log = await SqliteLog.open(tmp_path / "log.db")
         store = await SqliteMessageStore.open(tmp_path / "messages.db")
-        async with running(Town(log, store, quick())) as town:
+        async with running(Town(log, store, quick(), clock)) as town:
             town.mesh.connect("ben", 7)
             last = 40 * (life + 1)
             sends = [town.send(f"m{life}-{number % 40}", f"c{life}-{number % 40}") for number in range(50)]
