@@ -11,12 +11,17 @@ from importlib import import_module, resources
 from types import MappingProxyType
 from typing import Final
 
+from buf.validate import validate_pb2
+from google.api import annotations_pb2
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorSet, MethodOptions
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from hither.mesh.v1 import options_pb2
+
+OPTIONS: Final = (annotations_pb2, options_pb2, validate_pb2)
+"""Must be loaded before descriptors are parsed: an option that is not known by then stays unknown in them."""
 
 _PACKAGE: Final = "hither/"
 _RETRIED: Final = (MethodOptions.NO_SIDE_EFFECTS, MethodOptions.IDEMPOTENT)

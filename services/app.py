@@ -4,6 +4,7 @@ The only room that knows both the services and the engines. It decides nothing t
 """
 
 import asyncio
+import gc
 import ipaddress
 import os
 import signal
@@ -83,6 +84,10 @@ async def run_whole(config: Config, announce: Callable[[str], None]) -> None:
     _refuse_plaintext_off_loopback(config)
     data = DataDirectory(Path(config.process.data))
     with data.exclusively():
+        try:
+            data.fix_partitions(config.process.partitions)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -145,6 +150,8 @@ class _Whole:
                     await edge.serving.wait()
                     url = f"http://{edge.address}"
                     self._data.announce(Running(os.getpid(), url, server.address))
+                    gc.collect()
+                    gc.freeze()  # what was made at start stays: the collector need not look at it again and again
                     announce(url)
                     await stop.wait()
                     log.info("draining", window_s=config.process.drain_s)

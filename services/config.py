@@ -40,8 +40,8 @@ class ProcessSettings:
     """The data directory."""
     behind_tls_proxy: bool = False
     """Says that something in front of a public port off loopback speaks TLS to the clients."""
-    partitions: int = 16
-    """Partitions of the cluster; fixed for the life of its data."""
+    partitions: int = 4
+    """Partitions of the cluster; fixed for the life of its data. A process that runs whole works in larger batches with few."""
     drain_s: float = 5.0
     """How long a stop may take to send clients elsewhere, in seconds."""
     log_level: str = "info"

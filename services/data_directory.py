@@ -4,6 +4,7 @@
     DIR/keys/signing.pem    Ed25519 private key that signs access tokens (0600)
     DIR/keys/verify.pem     its public half
     DIR/keys/resume.key     secret behind the resume tokens of the edge (0600)
+    DIR/partitions          the number of partitions, which the keys of all data hash to
     DIR/*.db                the engines' files
     DIR/run.json            where the running process listens; absent when none runs
 
@@ -67,6 +68,12 @@ class DataDirectory:
         """
         with self._locked("lock", wait=False):
             yield
+
+    def fix_partitions(self, wanted: int) -> None:
+        """Keeps the number of partitions for good. Raises ValueError if the data were made with another."""
+        kept = int(self._once("partitions", lambda: str(wanted).encode()))
+        if kept != wanted:
+            raise ValueError(f"the data in {self.path} have {kept} partitions, not {wanted}")
 
     def announce(self, running: Running) -> None:
         """Writes run.json, in one step."""

@@ -70,7 +70,7 @@ async def test_status_shows_every_service_serving(hither: RunningHither) -> None
     rows = {name: row for row in shown.splitlines() for name in SERVICES if f"{name}Service" in row}
     assert rows.keys() == SERVICES
     assert all(" SERVING " in row for row in rows.values())
-    assert "16 of 16" in rows["Messaging"]
+    assert "4 of 4" in rows["Messaging"]
 
 
 async def test_health_metrics_and_documents_are_served(http: httpx.AsyncClient) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-_LATE_S = 0.001
+_LATE_S = 0.002
 _PAUSE_S = 0.00002
 
 
@@ -29,9 +29,9 @@ class Timers(Protocol):
 
 
 class Handoff:
-    """Pauses the loop for some 0.1 ms, every millisecond at most, for as long as something of the thread's is overdue.
+    """Pauses the loop for some 0.1 ms, every 2 ms at most, for as long as something of the thread's is overdue.
 
-    A thread that answers within 1 ms, as it does beside a loop with time to spare, costs a timer and no pause.
+    A thread that answers within 2 ms, as it does beside a loop with time to spare, costs a timer and no pause.
     """
 
     def __init__(self, loop: Timers) -> None:

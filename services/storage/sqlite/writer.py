@@ -1,10 +1,11 @@
 """Group commit: one thread commits a database file, and what gathers while it does is the next transaction.
 
-An idle writer commits the first operation at once; a busy one begins a commit every 3 ms at most, for what has gathered,
-and pays for one fsync. Rows are put into the transaction on the event loop, which costs some microseconds each; only the commit,
-which waits for the disk, is the thread's. (Rows written by the thread cost more: sqlite3 lets go of the interpreter's
-lock at every step, and beside a busy loop getting it back takes longer than the step.) Callers are answered after
-the commit, one wake-up of the loop for all of them. Decides nothing about rows: an Applier does.
+An idle writer commits the first operation at once; a busy one waits 2 to 9 ms between the beginnings of two commits, the
+longer the more it has to do, and pays for one fsync for what has gathered. Rows are put into the transaction on the
+event loop, which costs some microseconds each; only the commit, which waits for the disk, is the thread's. (Rows
+written by the thread cost more: sqlite3 lets go of the interpreter's lock at every step, and beside a busy loop
+getting it back takes longer than the step.) Callers are answered after the commit, one wake-up of the loop for all of
+them. Decides nothing about rows: an Applier does.
 """
 
 import asyncio
@@ -34,7 +35,10 @@ from services.storage.sqlite.room import Room
 _CAPACITY_BYTES = 32 * 1024 * 1024
 _OP_OVERHEAD_BYTES = 1024
 _COMMITS_BETWEEN_CHECKPOINTS = 256
-_SPACING_S = 0.003
+_SPACING_S = 0.001
+_SPACING_FOR_EACH_S = 0.001
+_TIMER_GRAIN_S = 0.001
+"""Timers of an event loop are no finer; a shorter wait would come back at once, again and again."""
 _LOCKED_RETRY_S = 0.005
 LOCKED_S = 5.0
 """How long another process may hold the file before its writers here get ENGINE_DOWN, in seconds."""
@@ -210,7 +214,7 @@ class Writer(Generic[Op]):
                 self._settle(batch)
             elif self._durable is Durable.AT_COMMIT:
                 self._thread_is_busy = True
-                self._next_s = self._loop.time() + _SPACING_S
+                self._next_s = self._loop.time() + _SPACING_S + _SPACING_FOR_EACH_S * min(len(batch), 8)
                 self._jobs.put(partial(self._commit, batch))
             else:
                 self._commit_here(self._connection, batch)
@@ -221,7 +225,7 @@ class Writer(Generic[Op]):
         if self._waits_for_turn:
             return True
         wait_s = self._next_s - self._loop.time()
-        if wait_s <= 0 or self._closing:
+        if wait_s < _TIMER_GRAIN_S or self._closing:
             return False
         self._waits_for_turn = True
         self._loop.call_later(wait_s, self._take_turn)
