@@ -3,6 +3,7 @@
 Exits with 0 only if nothing that was acked was lost, doubled or out of order, on any device.
 """
 
+import argparse
 import asyncio
 import json
 import sys
@@ -214,6 +215,7 @@ async def judge_all(stage: Stage) -> bool:
             due[device.name] = sorted(mine)
     verdict = judge(stage.record, histories, due)
     stage.teller.summary(stage.record, verdict, sum(device.losses for device in stage.devices))
+    stage.teller.draw()
     return verdict.held
 
 
@@ -232,9 +234,9 @@ async def _all_have(acks: Sequence[Ack], devices: Sequence[Device]) -> None:
             waits.create_task(device.wait_for(acks))
 
 
-async def play(data: Path) -> bool:
+async def play(data: Path, picture: Path | None = None) -> bool:
     """The whole story on a fresh data directory; whether all of it held."""
-    teller, record = Teller(), Record()
+    teller, record = Teller(picture), Record()
     async with Server(data) as server:
         teller.say(f"A server runs at {server.url}, its data in {data}")
         alice, bob, carol = (Person(name, server.url, record, teller.delivery) for name in ("alice", "bob", "carol"))
@@ -250,9 +252,12 @@ async def play(data: Path) -> bool:
 
 def main() -> int:
     """0 if all of it held."""
+    parser = argparse.ArgumentParser(description="Plays a story with real clients against a real server.")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="write what is printed as an SVG too")
+    picture: Path | None = parser.parse_args().picture
     with tempfile.TemporaryDirectory(prefix="hither-demo-") as folder:
         try:
-            return 0 if asyncio.run(play(Path(folder) / "data")) else 1
+            return 0 if asyncio.run(play(Path(folder) / "data", picture)) else 1
         except (StoryError, TimeoutError) as error:
             print(f"\nThe story broke off: {error or type(error).__name__}", file=sys.stderr)
             log = Path(folder) / "server.log"

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 try:
     from rich.console import Console
@@ -12,12 +13,20 @@ from demo.record import Record, Sighting, Verdict, percentile
 
 
 class Teller:
-    """Prints as things happen."""
+    """Prints as things happen. `picture` is where `draw` writes it all as an SVG."""
 
-    def __init__(self) -> None:
-        self._console = Console() if Console is not None and sys.stdout.isatty() else None
+    def __init__(self, picture: Path | None = None) -> None:
+        self._picture = picture
+        self._console = Console(record=True, width=104) if Console is not None and picture else None
+        if self._console is None and Console is not None and sys.stdout.isatty():
+            self._console = Console()
         self.hushed = False
         """While true, deliveries are not told one by one."""
+
+    def draw(self) -> None:
+        """Writes what was printed as an SVG, if a picture was asked for."""
+        if self._console is not None and self._picture is not None:
+            self._console.save_svg(str(self._picture), title="make demo")
 
     def act(self, title: str) -> None:
         """A new part of the story begins."""

@@ -1,4 +1,5 @@
 import asyncio
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ import pytest
 from discovery.errors import HitherError, Internal, Unavailable
 from services.storage.sqlite.database import Schema, SchemaTooNew, open_writer
 from services.storage.sqlite.readers import Readers
-from services.storage.sqlite.writer import Writer
+from services.storage.sqlite.writer import Durable, Writer
 
 SCHEMA = Schema((("CREATE TABLE numbers (n INTEGER PRIMARY KEY, filling BLOB)",),))
 
@@ -258,6 +259,53 @@ async def test_a_checkpoint_keeps_the_write_ahead_log_short(writer: Writer[Inser
 
     assert (tmp_path / "n.db-wal").stat().st_size < 8_000_000
     assert (tmp_path / "n.db").stat().st_size > 2_000_000
+
+
+@pytest.fixture
+async def flushed_writer(tmp_path: Path, numbers: Numbers) -> AsyncIterator[Writer[Insert | Run]]:
+    writer: Writer[Insert | Run] = Writer(tmp_path / "f.db", SCHEMA, numbers, durable=Durable.AT_FLUSH)
+    await writer.open()
+    yield writer
+    await writer.close()
+
+
+async def test_a_write_that_is_to_be_flushed_is_visible_at_once_and_synced_by_the_flush(
+    flushed_writer: Writer[Insert | Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr("os.fdatasync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    await flushed_writer.write(Insert(1), 0)
+    assert stored(tmp_path / "f.db") == [1]
+    assert synced == []
+
+    await flushed_writer.flush()
+
+    assert synced == [str(tmp_path / "f.db-wal"), str(tmp_path)]
+
+
+async def test_a_flush_that_the_disk_refuses_is_told(
+    flushed_writer: Writer[Insert | Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    await flushed_writer.write(Insert(1), 0)
+    monkeypatch.setattr("os.fdatasync", fail)
+
+    with pytest.raises(Unavailable) as caught:
+        await flushed_writer.flush()
+    assert caught.value.reason == "OUTCOME_UNKNOWN"
+
+
+async def test_a_checkpoint_beside_the_writing_keeps_the_write_ahead_log_short(
+    flushed_writer: Writer[Insert | Run], tmp_path: Path
+) -> None:
+    for n in range(1_100):
+        await flushed_writer.write(Insert(n, bytes(3_000)), 0)
+        await flushed_writer.flush()
+
+    assert (tmp_path / "f.db-wal").stat().st_size < 8_000_000
+    assert stored(tmp_path / "f.db") == list(range(1_100))
 
 
 async def test_a_file_of_a_newer_program_is_refused_and_left_alone(tmp_path: Path) -> None:

@@ -1,0 +1,41 @@
+from pathlib import Path
+
+import pytest
+
+from services.config import Config, ConfigError, load_config
+
+
+def test_without_anything_the_defaults_hold() -> None:
+    assert load_config(None, {}, {}) == Config()
+
+
+def test_the_command_line_wins_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "hither.toml"
+    file.write_text('[process]\nport = 1\nhost = "::1"\nlog_level = "debug"\n[edge]\nframes_per_s = 7.0\n')
+    config = load_config(file, {"HITHER_PROCESS_PORT": "2", "HITHER_PROCESS_HOST": "127.0.0.2"}, {"port": 3})
+    assert (config.process.port, config.process.host, config.process.log_level) == (3, "127.0.0.2", "debug")
+    assert config.edge.frames_per_s == 7.0
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"HITHER_EDGE_FRAMES_PER_HOUR": "1"}, "no setting frames_per_hour"),
+        ({"HITHER_KITCHEN_SINK": "1"}, "no section kitchen"),
+        ({"HITHER_PROCESS_PORT": "many"}, "process: "),
+    ],
+)
+def test_what_no_setting_knows_is_refused_by_name(environment: dict[str, str], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        load_config(None, environment, {})
+
+
+def test_a_file_with_an_unknown_section_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "hither.toml"
+    file.write_text("[kitchen]\nsink = 1\n")
+    with pytest.raises(ConfigError, match="kitchen"):
+        load_config(file, {}, {})
+
+
+def test_variables_of_others_are_left_alone() -> None:
+    assert load_config(None, {"PATH": "/bin", "HITHER_REQUIRE_SERVERS": "1"}, {}) == Config()
