@@ -1,6 +1,6 @@
 """Group commit: one thread commits a database file, and what gathers while it does is the next transaction.
 
-An idle writer commits the first operation at once; a busy one waits 2 to 9 ms between the beginnings of two commits, the
+An idle writer commits the first operation at once; a busy one waits 1.5 to 5 ms between the beginnings of two commits, the
 longer the more it has to do, and pays for one fsync for what has gathered. Rows are put into the transaction on the
 event loop, which costs some microseconds each; only the commit, which waits for the disk, is the thread's. (Rows
 written by the thread cost more: sqlite3 lets go of the interpreter's lock at every step, and beside a busy loop
@@ -36,7 +36,7 @@ _CAPACITY_BYTES = 32 * 1024 * 1024
 _OP_OVERHEAD_BYTES = 1024
 _COMMITS_BETWEEN_CHECKPOINTS = 256
 _SPACING_S = 0.001
-_SPACING_FOR_EACH_S = 0.001
+_SPACING_FOR_EACH_S = 0.0005
 _TIMER_GRAIN_S = 0.001
 """Timers of an event loop are no finer; a shorter wait would come back at once, again and again."""
 _LOCKED_RETRY_S = 0.005
