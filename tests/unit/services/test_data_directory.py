@@ -30,7 +30,9 @@ def test_a_second_process_is_kept_off(tmp_path: Path) -> None:
         "with it.DataDirectory(pathlib.Path(sys.argv[1])).exclusively(): pass"
     )
     with data.exclusively():
-        other = subprocess.run([sys.executable, "-c", script, str(tmp_path / "d")], capture_output=True, text=True, timeout=60, check=False)
+        other = subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path / "d")], capture_output=True, text=True, timeout=60, check=False
+        )
     assert "DataDirectoryBusy" in other.stderr
     with data.exclusively():
         pass
