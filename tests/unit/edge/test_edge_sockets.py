@@ -6,7 +6,7 @@ import json
 import resource
 import socket as sockets
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import httpx
 import pytest
@@ -100,14 +100,14 @@ async def test_a_client_that_offers_only_what_we_do_not_speak_is_refused() -> No
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        ("nonsense", "BAD_TOKEN"),
-        (token(ttl_s=-1), "EXPIRED_TOKEN"),
-        (token(cluster="elsewhere"), "BAD_TOKEN"),
-        (token(device_id=""), "BAD_TOKEN"),
+        (lambda: "nonsense", "BAD_TOKEN"),
+        (lambda: token(ttl_s=-1), "EXPIRED_TOKEN"),
+        (lambda: token(cluster="elsewhere"), "BAD_TOKEN"),
+        (lambda: token(device_id=""), "BAD_TOKEN"),
     ],
 )
-async def test_a_token_that_does_not_hold_gets_an_error_and_4100(given: str, reason: str) -> None:
-    async with running_edge() as edge, connect(f"{edge.websocket_url}?token={given}", subprotocols=[JSON]) as socket:
+async def test_a_token_that_does_not_hold_gets_an_error_and_4100(given: Callable[[], str], reason: str) -> None:
+    async with running_edge() as edge, connect(f"{edge.websocket_url}?token={given()}", subprotocols=[JSON]) as socket:
         client = JsonClient(socket)
         assert (await client.next())["reason"] == reason
         assert (await client.closed())[0] == 4100
