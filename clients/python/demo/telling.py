@@ -17,7 +17,7 @@ class Teller:
 
     def __init__(self, picture: Path | None = None) -> None:
         self._picture = picture
-        self._console = Console(record=True, width=104) if Console is not None and picture else None
+        self._console = Console(record=True, width=112) if Console is not None and picture else None
         if self._console is None and Console is not None and sys.stdout.isatty():
             self._console = Console()
         self.hushed = False
