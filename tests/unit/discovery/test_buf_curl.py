@@ -2,18 +2,13 @@
 
 import asyncio
 import json
-import shutil
 import sys
 from pathlib import Path
-
-import pytest
 
 from discovery.registry.embedded import EmbeddedRegistry
 from tests.support.cluster import CLUSTER, MESSAGING, PARTITIONS, Keys, running_process
 
-BUF = shutil.which("buf", path=str(Path(sys.executable).parent)) or shutil.which("buf")
-
-pytestmark = pytest.mark.skipif(BUF is None, reason="buf is not installed")
+BUF = Path(sys.executable).parent / "buf"
 
 
 async def buf_curl(address: str, method: str, token: str, body: dict[str, object]) -> tuple[int, dict[str, object]]:
