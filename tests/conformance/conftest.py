@@ -16,10 +16,12 @@ from services.ports.log import Log
 from services.ports.message_store import MessageStore
 from services.storage.memory.bus import MemoryBus
 from services.storage.memory.cache import MemoryCache
+from services.storage.sql.devices import SqlDeviceStore
 from services.storage.sqlite.devices import SqliteDeviceStore
 from services.storage.sqlite.log import SqliteLog
 from services.storage.sqlite.messages import SqliteMessageStore
 from tests.support.clock import ManualClock
+from tests.support.servers.postgresql import PostgresqlServer
 
 
 class Closable(Protocol):
@@ -67,13 +69,23 @@ def sqlite_message_store(folder: Path) -> MessageStoreRig:
     return Rig(lambda: SqliteMessageStore.open(folder / "messages.db"))
 
 
-def sqlite_device_store(folder: Path) -> DeviceStoreRig:
+def sqlite_device_store(request: pytest.FixtureRequest) -> DeviceStoreRig:
+    folder: Path = request.getfixturevalue("tmp_path")
     return Rig(lambda: SqliteDeviceStore.open(folder / "devices.db"))
+
+
+def postgresql_device_store(request: pytest.FixtureRequest) -> DeviceStoreRig:
+    server: PostgresqlServer = request.getfixturevalue("postgresql_server")
+    url = server.new_database()
+    return Rig(lambda: SqlDeviceStore.open(url))
 
 
 LOGS: dict[str, Callable[[Path], LogRig]] = {"sqlite": sqlite_log}
 MESSAGE_STORES: dict[str, Callable[[Path], MessageStoreRig]] = {"sqlite": sqlite_message_store}
-DEVICE_STORES: dict[str, Callable[[Path], DeviceStoreRig]] = {"sqlite": sqlite_device_store}
+DEVICE_STORES: dict[str, Callable[[pytest.FixtureRequest], DeviceStoreRig]] = {
+    "sqlite": sqlite_device_store,
+    "postgresql": postgresql_device_store,
+}
 
 
 class CacheRig:
@@ -117,8 +129,8 @@ async def store(message_store_rig: MessageStoreRig) -> MessageStore:
 
 
 @pytest.fixture(params=list(DEVICE_STORES.values()), ids=list(DEVICE_STORES))
-async def device_store_rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[DeviceStoreRig]:
-    rig: DeviceStoreRig = request.param(tmp_path)
+async def device_store_rig(request: pytest.FixtureRequest) -> AsyncIterator[DeviceStoreRig]:
+    rig: DeviceStoreRig = request.param(request)
     yield rig
     await rig.dispose()
 

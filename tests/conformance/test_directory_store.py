@@ -26,8 +26,7 @@ from services.directory.model import (
 )
 from services.directory.ports import DirectoryStore, Tables
 from services.storage.sql.directory import SqlDirectoryStore, SqlSettings, engine_of, sqlite_url
-from services.storage.sql.migrations import VERSION_TABLE
-from services.storage.sql.schema import METADATA
+from services.storage.sql.migrations import DIRECTORY
 from tests.support.servers.postgresql import PostgresqlServer
 
 ALICE, BOB, CAROL = (User(user_id, user_id.capitalize(), 1_000) for user_id in ("alice", "bob", "carol"))
@@ -452,9 +451,10 @@ async def test_answers_are_pruned_in_batches_oldest_first(store: DirectoryStore)
 async def test_the_migrations_make_the_schema_that_the_code_uses(store: DirectoryStore, url: str) -> None:
     def differences(connection: Connection) -> list[object]:
         context = MigrationContext.configure(
-            connection, opts={"version_table": VERSION_TABLE, "compare_type": True, "compare_server_default": True}
+            connection,
+            opts={"version_table": DIRECTORY.version_table, "compare_type": True, "compare_server_default": True},
         )
-        return list(compare_metadata(context, METADATA))
+        return list(compare_metadata(context, DIRECTORY.metadata))
 
     found: list[object] = []
     engine = engine_of(url, SqlSettings())

@@ -1,5 +1,6 @@
 """PostgreSQL for tests: one cluster for a run, and a database of its own for each test that asks."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -35,6 +36,7 @@ class PostgresqlServer(ServerProcess):
         self._root.chmod(0o755)
         self._data = self._root / "data"
         self._numbers = count(1)
+        self._paused: list[int] = []
         options = {
             "listen_addresses": "127.0.0.1",
             "port": str(self.port),
@@ -77,6 +79,21 @@ class PostgresqlServer(ServerProcess):
         super().kill()
         for child in children:
             _end(child)
+
+    def pause(self) -> None:
+        """SIGSTOP to the server and to the processes that serve its connections."""
+        self._paused = self._children()
+        for pid in self._paused:
+            os.kill(pid, signal.SIGSTOP)
+        super().pause()
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        super().resume()
+        for pid in self._paused:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+        self._paused = []
 
     def _make_cluster(self) -> None:
         if os.geteuid() == 0:
