@@ -17,6 +17,7 @@ from services.ports.log import Log
 from services.ports.message_store import MessageStore
 from services.storage.memory.bus import MemoryBus
 from services.storage.memory.cache import MemoryCache
+from services.storage.redis.bus import RedisBus
 from services.storage.redis.cache import RedisCache
 from services.storage.sql.devices import SqlDeviceStore
 from services.storage.sqlite.devices import SqliteDeviceStore
@@ -152,7 +153,18 @@ async def redis_cache(request: pytest.FixtureRequest) -> CacheRig:
 
 
 CACHES = {"memory": memory_cache, "redis": redis_cache}
-BUSES: dict[str, Callable[[], Bus]] = {"memory": MemoryBus}
+
+
+async def memory_bus(request: pytest.FixtureRequest) -> Bus:
+    return MemoryBus()
+
+
+async def redis_bus(request: pytest.FixtureRequest) -> Bus:
+    server: RedisServer = request.getfixturevalue("redis_server")
+    return await RedisBus.open(server.url)
+
+
+BUSES = {"memory": memory_bus, "redis": redis_bus}
 
 
 @pytest.fixture(params=list(LOGS.values()), ids=list(LOGS))
@@ -205,6 +217,6 @@ def cache(cache_rig: CacheRig) -> Cache:
 
 @pytest.fixture(params=list(BUSES.values()), ids=list(BUSES))
 async def bus(request: pytest.FixtureRequest) -> AsyncIterator[Bus]:
-    bus: Bus = request.param()
+    bus: Bus = await request.param(request)
     yield bus
     await bus.close()
