@@ -65,8 +65,6 @@ class EdgeServer:
         self._server: asyncio.Server | None = None
         self._address = ""
         self.serving = asyncio.Event()
-        """Set once clients are accepted."""
-        self.serving = asyncio.Event()
         """Set once `run` accepts clients."""
         self.metrics.calls_in_flight = lambda: self._relay.in_flight
 
@@ -116,7 +114,6 @@ class EdgeServer:
             group.create_task(self._registrar.run(), name="edge registrar")
             await asyncio.sleep(0)  # the relay takes calls from here on
             await self._server.start_serving()
-            self.serving.set()
             self.serving.set()
             log.info("edge.serving", address=self.address, edge_id=self._gateway.edge_id, connections=self._door.most)
 

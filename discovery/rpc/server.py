@@ -72,6 +72,7 @@ class RpcServer:
         self._streams = _Streams(mesh, verifier)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(options=_OPTIONS)
+        self._retired = False
         self.port = 0
         """The port it listens on, once entered."""
         if STATUS_SERVICE not in self._dispatcher.services:
@@ -102,15 +103,22 @@ class RpcServer:
         """Hangs up."""
         await self._server.stop(grace=0)
 
-    async def drain(self, grace_s: float) -> None:
-        """Ends gracefully: health says NOT_SERVING, the mesh sends new work elsewhere, what runs may go on for `grace_s`
-        seconds, then the server hangs up.
+    async def retire(self) -> None:
+        """Begins to end: health says NOT_SERVING, and the mesh sends new work elsewhere. What comes is still answered. May be
+        called twice.
         """
+        if self._retired:
+            return
+        self._retired = True
         await self._health.enter_graceful_shutdown()
         try:
             await self._mesh.drain()
         except HitherError as failed:
             log.warning("the registry does not know of the drain", reason=failed.reason)
+
+    async def drain(self, grace_s: float) -> None:
+        """Ends gracefully: retires, lets what runs go on for `grace_s` seconds, then hangs up."""
+        await self.retire()
         self._streams.drain()
         await self._server.stop(grace=grace_s)
 

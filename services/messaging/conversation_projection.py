@@ -72,16 +72,24 @@ class ConversationProjection:
         self._partition = status.partition
         self._clock = clock
         self._settings = settings
+        self._committer: Committer | None = None
 
     async def run(self) -> None:
         """Applies records from the committed offset on, until cancelled; raises when an engine or a record fails it."""
         committer = Committer(self._log, self._store.flush, GROUP, MESSAGES, self._status, self._settings)
+        self._committer = None
         committed = await committer.read()
+        self._committer = committer
         queue: asyncio.Queue[_Durable] = asyncio.Queue(_BATCHES_BETWEEN_STAGES)
         async with asyncio.TaskGroup() as group:
             group.create_task(committer.run())
             group.create_task(self._pass_on(queue, committer))
             group.create_task(self._sequence(committed.next_offset, queue))
+
+    async def commit_last(self) -> None:
+        """Commits what a run that was cancelled has left uncommitted, so that the next owner need not apply it again."""
+        if self._committer is not None:
+            await self._committer.commit_offered()
 
     async def _sequence(self, offset: int, queue: asyncio.Queue[_Durable]) -> NoReturn:
         first = True

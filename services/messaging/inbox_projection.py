@@ -96,18 +96,26 @@ class InboxProjection:
         self._partition = status.partition
         self._clock = clock
         self._settings = settings
+        self._committer: Committer | None = None
         self._untold = 0
 
     async def run(self) -> None:
         """Applies records from the committed offset on, until cancelled; raises when an engine or a record fails it."""
         committer = Committer(self._log, self._store.flush, GROUP, INBOX, self._status, self._settings)
+        self._committer = None
         committed = await committer.read()
+        self._committer = committer
         self._untold = 0
         queue: asyncio.Queue[_Settled] = asyncio.Queue(_BATCHES_BETWEEN_STAGES)
         async with asyncio.TaskGroup() as group:
             group.create_task(committer.run())
             group.create_task(self._tell(queue, committer))
             group.create_task(self._project(committed, queue))
+
+    async def commit_last(self) -> None:
+        """Commits what a run that was cancelled has left uncommitted, so that the next owner need not apply it again."""
+        if self._committer is not None:
+            await self._committer.commit_offered()
 
     async def _project(self, committed: Committed, queue: asyncio.Queue[_Settled]) -> NoReturn:
         offset, watermarks = committed.next_offset, read_watermarks(committed.state)

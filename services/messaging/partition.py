@@ -67,9 +67,12 @@ class Partition:
     async def send(self, message_id: int, record: bytes, within_s: float) -> messaging_pb2.Message:
         """Appends the accepted message and waits for what it turns out to be: it, or the one that it repeats.
 
-        Raises Unavailable: ENGINE_DOWN if nothing was done, OUTCOME_UNKNOWN otherwise; ResourceExhausted (OVERLOADED).
+        Raises Unavailable: ENGINE_DOWN or NO_OWNER if nothing was done, OUTCOME_UNKNOWN otherwise; ResourceExhausted
+        (OVERLOADED).
         """
-        if not self._open or self._conversation_status.problem:
+        if not self._open:
+            raise Unavailable("The conversation is moving.", reason="NO_OWNER", retry_after_s=0.1)
+        if self._conversation_status.problem:
             raise Unavailable("Messages cannot be accepted now.", retry_after_s=1.0)
         if len(self._gathered) >= self._settings.most_waiting_sends:
             raise ResourceExhausted("Too many messages wait to be accepted.", retry_after_s=1.0)
@@ -77,6 +80,18 @@ class Partition:
         self._gathered.append((message_id, record))
         self._news.set()
         return await future
+
+    async def finish(self) -> None:
+        """Takes no more sends, and returns when all that were taken have an outcome. For who is going to cancel run()."""
+        self._open = False
+        await self._waiting.none_left(self._number)
+
+    async def commit_last(self) -> None:
+        """Commits what a cancelled run() has left uncommitted, so that the next owner need not apply it again. Raises when it
+        fails.
+        """
+        await self._conversations.commit_last()
+        await self._inboxes.commit_last()
 
     async def run(self) -> None:
         """Runs the partition until cancelled; who waits then for an outcome learns that it is unknown."""
