@@ -73,6 +73,7 @@ class ConversationProjection:
         self._clock = clock
         self._settings = settings
         self._committer: Committer | None = None
+        self._between: asyncio.Queue[_Durable] = asyncio.Queue()
 
     async def run(self) -> None:
         """Applies records from the committed offset on, until cancelled; raises when an engine or a record fails it."""
@@ -80,11 +81,15 @@ class ConversationProjection:
         self._committer = None
         committed = await committer.read()
         self._committer = committer
-        queue: asyncio.Queue[_Durable] = asyncio.Queue(_BATCHES_BETWEEN_STAGES)
+        queue = self._between = asyncio.Queue(_BATCHES_BETWEEN_STAGES)
         async with asyncio.TaskGroup() as group:
             group.create_task(committer.run())
             group.create_task(self._pass_on(queue, committer))
             group.create_task(self._sequence(committed.next_offset, queue))
+
+    async def finish(self) -> None:
+        """Returns when what has rows by now is through the second stage too."""
+        await self._between.join()
 
     async def commit_last(self) -> None:
         """Commits what a run that was cancelled has left uncommitted, so that the next owner need not apply it again."""
@@ -137,6 +142,8 @@ class ConversationProjection:
                 async with asyncio.timeout(self._settings.engine_timeout_s):
                     await self._append_to_inboxes(records)
             committer.offer(Committed(batches[-1].next_offset, b""))
+            for _ in batches:
+                queue.task_done()
 
     def _measure(self, outcomes: Sequence[Outcome], rows: int, passed: int) -> None:
         metrics.REPEATED.inc(len(outcomes) - passed)

@@ -97,6 +97,7 @@ class InboxProjection:
         self._clock = clock
         self._settings = settings
         self._committer: Committer | None = None
+        self._between: asyncio.Queue[_Settled] = asyncio.Queue()
         self._untold = 0
 
     async def run(self) -> None:
@@ -106,11 +107,15 @@ class InboxProjection:
         committed = await committer.read()
         self._committer = committer
         self._untold = 0
-        queue: asyncio.Queue[_Settled] = asyncio.Queue(_BATCHES_BETWEEN_STAGES)
+        queue = self._between = asyncio.Queue(_BATCHES_BETWEEN_STAGES)
         async with asyncio.TaskGroup() as group:
             group.create_task(committer.run())
             group.create_task(self._tell(queue, committer))
             group.create_task(self._project(committed, queue))
+
+    async def finish(self) -> None:
+        """Returns when what has rows by now is through the second stage too."""
+        await self._between.join()
 
     async def commit_last(self) -> None:
         """Commits what a run that was cancelled has left uncommitted, so that the next owner need not apply it again."""
@@ -177,6 +182,8 @@ class InboxProjection:
                 [arrival for batch in batches for arrival in batch.arrivals if arrival.user_id not in reached]
             )
             committer.offer(batches[-1].committed)
+            for _ in batches:
+                queue.task_done()
 
     async def _try_to_tell(self, arrivals: Sequence[Arrival]) -> frozenset[str]:
         """Tells the connected devices; returns the users of whom none is known to have been told."""

@@ -82,9 +82,13 @@ class Partition:
         return await future
 
     async def finish(self) -> None:
-        """Takes no more sends, and returns when all that were taken have an outcome. For who is going to cancel run()."""
+        """Takes no more sends, and returns when all that were taken have an outcome and were passed on. For who is going to
+        cancel run().
+        """
         self._open = False
         await self._waiting.none_left(self._number)
+        await self._conversations.finish()
+        await self._inboxes.finish()
 
     async def commit_last(self) -> None:
         """Commits what a cancelled run() has left uncommitted, so that the next owner need not apply it again. Raises when it
