@@ -39,7 +39,7 @@ from services.registries import EMBEDDED, open_registry
 log = structlog.get_logger(__name__)
 
 _PARTITIONS_WHOLE = 4
-_PARTITIONS_APART = 256
+PARTITIONS_APART = 256
 _PROCESS_TOKEN_S = 3600
 
 
@@ -78,7 +78,7 @@ def _apart(config: Config) -> "_Process":
             "mesh: processes that run apart find each other in a registry: say --registry etcd://HOST:PORT"
         )
     data = DataDirectory(Path(config.process.data))
-    return _Process(config, data, config.process.partitions or _PARTITIONS_APART)
+    return _Process(config, data, config.process.partitions or PARTITIONS_APART)
 
 
 class _Process:

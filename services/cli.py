@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,17 @@ from discovery.clock import SystemClock
 from discovery.errors import HitherError
 from discovery.rpc.call import Caller, Role
 from discovery.rpc.telemetry import configure_logging
-from services.app import run_edge, run_services, run_whole
+from hither.mesh.v1.status_service_pb2 import GetStatusResponse
+from services.app import PARTITIONS_APART, run_edge, run_services, run_whole
 from services.catalogue import NAMES
 from services.config import Config, ConfigError, MeshSettings, load_config
-from services.data_directory import DataDirectory, DataDirectoryBusy
+from services.data_directory import DataDirectory, DataDirectoryBusy, Running
 from services.directory.tokens import TokenIssuer
-from services.status import fetch_status, render_status
+from services.registries import EMBEDDED, open_registry
+from services.status import render_status, watch_process, watch_registry
 
 _Command = Callable[..., Any]
+_STATUS_TOKEN_S = 3600
 _MESH_KEYS = {setting.name for setting in fields(MeshSettings)}
 
 _data_option = click.option(
@@ -127,22 +130,48 @@ def token(subjects: tuple[str, ...], device: str, role: str, hours: float, data:
 
 
 @main.command()
+@click.option("--registry", help="etcd://HOST:PORT[,HOST:PORT...]. Default: ask the process that runs whole here.")
+@click.option("--watch", is_flag=True, help="Show it again and again, until interrupted.")
+@_config_option
 @_data_option
-def status(data: Path | None) -> None:
-    """Show the instances of the running process, their state and their partitions. Exits with 1 if none runs."""
+def status(registry: str | None, watch: bool, file: Path | None, data: Path | None) -> None:
+    """Show the instances, their states, partitions and load. Exits with 1 if nothing runs here."""
+    config = _configure(file, {"registry": registry, "data": data})
     directory = _existing(data)
     running = directory.running()
-    if running is None:
+    if config.mesh.registry == EMBEDDED and running is None:
         click.echo("not running")
         sys.exit(1)
-    admin = TokenIssuer(directory.keys.signing_pem, directory.cluster, SystemClock()).issue(
-        Caller(Role.ADMIN, service="hither-status"), ttl_s=60
-    )
+    shown = _show_registry(config, directory, watch) if running is None else _show_process(running, directory, watch)
     try:
-        answer = asyncio.run(fetch_status(running.grpc_address, admin))
+        asyncio.run(shown)
     except HitherError as error:
-        raise click.ClickException(f"{running.grpc_address}: {error.reason} {error.message}") from error
-    click.echo(render_status(running, answer))
+        raise click.ClickException(f"{error.reason}: {error.message}") from error
+    except KeyboardInterrupt:
+        pass
+
+
+async def _show_registry(config: Config, directory: DataDirectory, watch: bool) -> None:
+    partitions = directory.partitions() or config.process.partitions or PARTITIONS_APART
+    async with open_registry(config.mesh, directory.cluster, SystemClock()) as registry:
+        answers = watch_registry(registry, directory.cluster, partitions)
+        await _show(f"registry  {config.mesh.registry}", answers, watch)
+
+
+async def _show_process(running: Running, directory: DataDirectory, watch: bool) -> None:
+    issuer = TokenIssuer(directory.keys.signing_pem, directory.cluster, SystemClock())
+    admin = issuer.issue(Caller(Role.ADMIN, service="hither-status"), ttl_s=_STATUS_TOKEN_S)
+    where = f"address   {running.url}   gRPC {running.grpc_address}   pid {running.pid}"
+    await _show(where, watch_process(running.grpc_address, admin), watch)
+
+
+async def _show(where: str, answers: AsyncIterator[GetStatusResponse], watch: bool) -> None:
+    async for answer in answers:
+        if watch:
+            click.clear()
+        click.echo(render_status(where, answer))
+        if not watch:
+            return
 
 
 def _run(config: Config, process: Coroutine[None, None, None]) -> None:

@@ -71,9 +71,15 @@ class DataDirectory:
 
     def fix_partitions(self, wanted: int) -> None:
         """Keeps the number of partitions for good. Raises ValueError if the data were made with another."""
-        kept = int(self._once("partitions", lambda: str(wanted).encode()))
+        with self._locked("keys.lock", wait=True):
+            kept = int(self._once("partitions", lambda: str(wanted).encode()))
         if kept != wanted:
             raise ValueError(f"the data in {self.path} have {kept} partitions, not {wanted}")
+
+    def partitions(self) -> int:
+        """The number that was kept; zero if none was."""
+        path = self.path / "partitions"
+        return int(path.read_text()) if path.exists() else 0
 
     def announce(self, running: Running) -> None:
         """Writes run.json, in one step."""
