@@ -83,7 +83,12 @@ class EdgeServer:
         """Binds the port; raises OSError if it is taken. Nobody is accepted before `run`."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            self._door, self._host, self._port, backlog=self._settings.backlog, start_serving=False
+            self._door,
+            self._host,
+            self._port,
+            backlog=self._settings.backlog,
+            reuse_port=self._settings.reuse_port or None,
+            start_serving=False,
         )
         host, port = self._server.sockets[0].getsockname()[:2]
         self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

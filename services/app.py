@@ -9,8 +9,10 @@ import gc
 import ipaddress
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -33,7 +35,8 @@ from services.catalogue import NAMES, HandsOver, Service, TellsHealth, Wiring, m
 from services.config import Config, ConfigError
 from services.data_directory import DataDirectory, Running
 from services.directory.tokens import TokenIssuer
-from services.engines import Engines, open_engines
+from services.edge_processes import EdgeCommand, EdgeProcesses, shared_port
+from services.engines import open_engines
 from services.registries import EMBEDDED, open_registry
 
 log = structlog.get_logger(__name__)
@@ -45,18 +48,25 @@ _PROCESS_TOKEN_S = 3600
 
 Announce = Callable[[str], None]
 """Told once where the process can be reached, when all is ready."""
+Serve = Callable[[Mesh, RpcServer], Awaitable[None]]
+"""Opens a process to its callers, and returns when it is time to stop."""
 
 
-async def run_whole(config: Config, announce: Announce) -> None:
+async def run_whole(config: Config, announce: Announce, edges: int = 0, config_file: Path | None = None) -> None:
     """Runs everything until SIGTERM or SIGINT, then drains. `announce` gets the public URL.
+
+    With `edges`, that many processes beside this one are the edge, and this one serves them the registry; they read the same
+    environment, and `config_file`.
 
     Raises ConfigError for settings that are not safe, DataDirectoryBusy if another process holds the data, and whatever
     ended a part that should have gone on.
     """
     data = DataDirectory(Path(config.process.data))
     with data.exclusively():
-        process = _Process(config, data, config.process.partitions or _PARTITIONS_WHOLE)
-        await process.run(NAMES, with_edge=True, announce=announce)
+        process = _Process(config, data, config.process.partitions or data.partitions() or _PARTITIONS_WHOLE)
+        _refuse_plaintext_off_loopback(config)
+        front = partial(process.serve_with_edges, edges, config_file) if edges else process.serve_with_edge
+        await process.run(NAMES, partial(front, announce))
 
 
 async def run_services(names: Sequence[str], config: Config, announce: Announce) -> None:
@@ -64,12 +74,20 @@ async def run_services(names: Sequence[str], config: Config, announce: Announce)
 
     Raises as run_whole does. Any number of processes may share a data directory: they take the keys from it.
     """
-    await _apart(config).run(names, with_edge=False, announce=announce)
+    process = _apart(config)
+    await process.run(names, partial(process.serve_alone, announce))
 
 
-async def run_edge(config: Config, announce: Announce) -> None:
-    """Runs an edge until SIGTERM or SIGINT, then drains. `announce` gets the public URL. Raises as run_whole does."""
-    await _apart(config).run((), with_edge=True, announce=announce)
+async def run_edge(config: Config, announce: Announce, with_parent: bool = False) -> None:
+    """Runs an edge until SIGTERM or SIGINT, then drains. `announce` gets the public URL. Raises as run_whole does.
+
+    `with_parent` also ends it when standard input does.
+    """
+    _refuse_plaintext_off_loopback(config)
+    process = _apart(config)
+    if with_parent:
+        await process.stop_with_parent()
+    await process.run((), partial(process.serve_with_edge, announce))
 
 
 def _apart(config: Config) -> "_Process":
@@ -78,7 +96,7 @@ def _apart(config: Config) -> "_Process":
             "mesh: processes that run apart find each other in a registry: say --registry etcd://HOST:PORT"
         )
     data = DataDirectory(Path(config.process.data))
-    return _Process(config, data, config.process.partitions or PARTITIONS_APART)
+    return _Process(config, data, config.process.partitions or data.partitions() or PARTITIONS_APART)
 
 
 class _Process:
@@ -91,79 +109,97 @@ class _Process:
         self._clock = SystemClock()
         self._verifier = TokenVerifier(data.keys.verify_pem, data.cluster, self._clock)
         self._services: dict[str, Service] = {}
+        self._stop = asyncio.Event()
+        # Tokens for calls to other processes need the key that signs them; certificates do without.
+        signing = data.keys.signing_pem
+        self._token = ProcessToken(TokenIssuer(signing, data.cluster, self._clock), self._clock) if signing else None
 
-    async def run(self, names: Sequence[str], *, with_edge: bool, announce: Announce) -> None:
-        """Serves until SIGTERM or SIGINT, then drains. Raises what ended a part before that."""
+    async def run(self, names: Sequence[str], serve: Serve) -> None:
+        """Makes the services, has `serve` serve until SIGTERM or SIGINT, then drains. Raises what ended a part before that."""
         config, data = self._config, self._data
-        if with_edge:
-            _refuse_plaintext_off_loopback(config)
         try:
             data.fix_partitions(self._partitions)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+            asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         log.info("starting", version=version("hither"), cluster=data.cluster, settings=config.shown())
         async with (
             open_engines(config, data, self._partitions) as engines,
-            open_registry(config.mesh, data.cluster, self._clock) as registry,
+            open_registry(config.mesh, data.cluster, self._clock, self._token) as registry,
+            self._make_mesh(names, registry) as mesh,
         ):
-            await self._join(names, engines, registry, with_edge, announce, stop)
-        log.info("stopped")
-
-    async def _join(
-        self,
-        names: Sequence[str],
-        engines: Engines,
-        registry: Registry,
-        with_edge: bool,
-        announce: Announce,
-        stop: asyncio.Event,
-    ) -> None:
-        mesh_settings = self._config.mesh
-        async with Mesh(
-            registry,
-            Dispatcher(),
-            partitions=self._partitions,
-            service_name="+".join(names) if 0 < len(names) < len(NAMES) else "hither" if names else "edge",
-            clock=self._clock,
-            token=self._process_token(),
-            version=version("hither"),
-            weight=mesh_settings.weight,
-        ) as mesh:
             snowflakes = Snowflakes(mesh.instance_number, self._clock)
-            wiring = Wiring(mesh, engines, self._data, snowflakes, self._config, self._clock)
+            wiring = Wiring(mesh, engines, data, snowflakes, config, self._clock)
             self._services = {name: await make_service(name, wiring) for name in names}
             async with (
-                RpcServer(mesh, self._verifier, mesh_settings.listen) as server,
+                RpcServer(mesh, self._verifier, config.mesh.listen) as server,
                 _at_work({name: service.run for name, service in self._services.items()}),
             ):
-                if with_edge:
-                    await self._serve_with_edge(mesh, server, announce, stop)
-                else:
-                    await mesh.serve(mesh_settings.advertise or server.address)
-                    _settle_memory()
-                    announce(server.address)
-                    await stop.wait()
-                log.info("draining", window_s=self._config.process.drain_s)
+                await serve(mesh, server)
+                log.info("draining", window_s=config.process.drain_s)
                 await self._hand_over(server)
-                await server.drain(self._config.process.drain_s)
+                await server.drain(config.process.drain_s)
+        log.info("stopped")
 
-    async def _serve_with_edge(self, mesh: Mesh, server: RpcServer, announce: Announce, stop: asyncio.Event) -> None:
-        """Serves clients until `stop` is set, then sends them elsewhere."""
+    async def serve_alone(self, announce: Announce, mesh: Mesh, server: RpcServer) -> None:
+        """Serves the services until it is time to stop."""
+        await self._open(mesh, server)
+        announce(server.address)
+        await self._stop.wait()
+
+    async def serve_with_edge(self, announce: Announce, mesh: Mesh, server: RpcServer) -> None:
+        """Serves clients too, until it is time to stop; then sends them elsewhere."""
         async with self._make_edge(mesh) as edge:
-            await mesh.serve(self._config.mesh.advertise or server.address)
+            await self._open(mesh, server)
             async with _at_work({"edge": edge.run}):
                 await edge.serving.wait()
                 url = f"http://{edge.address}"
-                if self._services:
-                    self._data.announce(Running(os.getpid(), url, server.address))
-                _settle_memory()
+                self._announce(url, server)
                 announce(url)
-                await stop.wait()
+                await self._stop.wait()
                 self._data.retract()
                 await edge.drain(self._config.process.drain_s)
+
+    async def serve_with_edges(
+        self, count: int, config_file: Path | None, announce: Announce, mesh: Mesh, server: RpcServer
+    ) -> None:
+        """Serves the services and, from processes beside this one, clients, until it is time to stop; then stops the edges."""
+        process = self._config.process
+        await self._open(mesh, server)
+        async with shared_port(process.host, process.port) as port:
+            command = EdgeCommand(
+                registry=f"grpc://{server.address}",
+                host=process.host,
+                port=port,
+                data=self._data.path,
+                behind_tls_proxy=process.behind_tls_proxy,
+                config_file=config_file,
+                drain_s=process.drain_s,
+            )
+            edges = EdgeProcesses(command, count)
+            async with _at_work({"edges": edges.run}):
+                await edges.ready.wait()
+                url = f"http://{process.host}:{port}"
+                self._announce(url, server)
+                announce(url)
+                await self._stop.wait()
+                self._data.retract()
+
+    async def stop_with_parent(self) -> None:
+        """From now on the end of standard input means that it is time to stop."""
+        self._parent, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: _UntilEnd(self._stop), sys.stdin)
+
+    async def _open(self, mesh: Mesh, server: RpcServer) -> None:
+        """Lets the mesh call this process."""
+        await mesh.serve(self._config.mesh.advertise or server.address)
+        gc.collect()
+        gc.freeze()  # what was made at start stays: the collector need not look at it again and again
+
+    def _announce(self, url: str, server: RpcServer) -> None:
+        """Lets operators on this machine find the process, if it is the one that holds the data."""
+        if self._services:
+            self._data.announce(Running(os.getpid(), url, server.address))
 
     async def _hand_over(self, server: RpcServer) -> None:
         """Tells everyone to call elsewhere, and finishes what the partitions of this process still hold."""
@@ -177,12 +213,18 @@ class _Process:
             # Nothing is lost by it: the new owners apply again what was not committed here.
             log.warning("handing over took too long", limit_s=self._config.process.drain_s)
 
-    def _process_token(self) -> Callable[[], str] | None:
-        """Tokens for calls to other processes, if the key that signs them is here; certificates do without."""
-        if not self._data.keys.signing_pem:
-            return None
-        issuer = TokenIssuer(self._data.keys.signing_pem, self._data.cluster, self._clock)
-        return ProcessToken(issuer, self._clock)
+    def _make_mesh(self, names: Sequence[str], registry: Registry) -> Mesh:
+        kind = "hither" if len(names) == len(NAMES) else "+".join(names) or "edge"
+        return Mesh(
+            registry,
+            Dispatcher(),
+            partitions=self._partitions,
+            service_name=kind,
+            clock=self._clock,
+            token=self._token,
+            version=version("hither"),
+            weight=self._config.mesh.weight,
+        )
 
     def _make_edge(self, mesh: Mesh) -> EdgeServer:
         config, clock = self._config, self._clock
@@ -219,6 +261,17 @@ class ProcessToken:
         return self._token
 
 
+class _UntilEnd(asyncio.Protocol):
+    """Reads what nobody writes, until its end."""
+
+    def __init__(self, ended: asyncio.Event) -> None:
+        self._ended = ended
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The other end is closed."""
+        self._ended.set()
+
+
 @asynccontextmanager
 async def _at_work(parts: Mapping[str, Callable[[], Awaitable[None]]]) -> AsyncIterator[None]:
     """Runs the parts for the time of the block. One that ends before is an error that ends the block and the others."""
@@ -232,12 +285,6 @@ async def _at_work(parts: Mapping[str, Callable[[], Awaitable[None]]]) -> AsyncI
 async def _forever(name: str, part: Callable[[], Awaitable[None]]) -> None:
     await part()
     raise RuntimeError(f"{name} ended by itself")
-
-
-def _settle_memory() -> None:
-    """What was made at start stays: the collector need not look at it again and again."""
-    gc.collect()
-    gc.freeze()
 
 
 def _refuse_plaintext_off_loopback(config: Config) -> None:

@@ -75,14 +75,17 @@ def main() -> None:
 
 
 @main.command()
+@click.option(
+    "--edges", type=click.IntRange(0, 64), default=0, help="Edge processes beside this one; 0: it is the edge itself."
+)
 @_public_options
 @_mesh_options
 @_config_option
 @_data_option
-def up(file: Path | None, **given: object) -> None:
-    """Run everything in one process, on embedded engines."""
+def up(edges: int, file: Path | None, **given: object) -> None:
+    """Run everything in one process, on embedded engines; or all but the edge, with --edges."""
     config = _configure(file, given)
-    _run(config, run_whole(config, lambda url: click.echo(f"hither is ready at {url}")))
+    _run(config, run_whole(config, lambda url: click.echo(f"hither is ready at {url}"), edges, file))
 
 
 @main.command()
@@ -98,14 +101,15 @@ def serve(services: tuple[str, ...], file: Path | None, **given: object) -> None
 
 
 @main.command()
+@click.option("--with-parent", is_flag=True, help="End when standard input does.")
 @_public_options
 @_mesh_options
 @_config_option
 @_data_option
-def edge(file: Path | None, **given: object) -> None:
+def edge(with_parent: bool, file: Path | None, **given: object) -> None:
     """Run an edge, where clients connect, apart from the services."""
     config = _configure(file, given)
-    _run(config, run_edge(config, lambda url: click.echo(f"hither is ready at {url}")))
+    _run(config, run_edge(config, lambda url: click.echo(f"hither is ready at {url}"), with_parent))
 
 
 @main.command()
@@ -153,7 +157,7 @@ def status(registry: str | None, watch: bool, file: Path | None, data: Path | No
 
 async def _show_registry(config: Config, directory: DataDirectory, watch: bool) -> None:
     partitions = directory.partitions() or config.process.partitions or PARTITIONS_APART
-    async with open_registry(config.mesh, directory.cluster, SystemClock()) as registry:
+    async with open_registry(config.mesh, directory.cluster, SystemClock(), None) as registry:
         answers = watch_registry(registry, directory.cluster, partitions)
         await _show(f"registry  {config.mesh.registry}", answers, watch)
 
@@ -204,3 +208,7 @@ def _existing(data: Path | None) -> DataDirectory:
     if not (path / "cluster-id").exists():
         raise click.ClickException(f"{path} is no data directory: `hither up --data {path}` makes one")
     return DataDirectory(path)
+
+
+if __name__ == "__main__":
+    main()
