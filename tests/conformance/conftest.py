@@ -3,7 +3,8 @@
 A rig opens an adapter over one place that is its own and empty at first, and opens it again over the same place.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -20,6 +21,8 @@ from services.storage.sqlite.devices import SqliteDeviceStore
 from services.storage.sqlite.log import SqliteLog
 from services.storage.sqlite.messages import SqliteMessageStore
 from tests.support.clock import ManualClock
+from tests.support.servers.etcd import EtcdCluster, etcd_server
+from tests.support.servers.process import ServerMissing
 
 
 class Closable(Protocol):
@@ -145,3 +148,16 @@ async def bus(request: pytest.FixtureRequest) -> AsyncIterator[Bus]:
     bus: Bus = request.param()
     yield bus
     await bus.close()
+
+
+@pytest.fixture(scope="session")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
+    """One etcd for all tests that leave it as it was; each takes a cluster of a name of its own."""
+    try:
+        server = etcd_server(tmp_path_factory.mktemp("etcd"))
+    except ServerMissing as missing:
+        if os.environ.get("HITHER_REQUIRE_SERVERS") == "1":
+            pytest.fail(str(missing))
+        pytest.skip(str(missing))
+    with server:
+        yield server
