@@ -129,9 +129,7 @@ def _format_storage(jars: Path, settings: Path) -> None:
     cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     java = [_found("java"), "-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", *_QUIET, "-cp", f"{jars}/*"]
     tool = ["kafka.tools.StorageTool", "format", "--ignore-formatted", f"--cluster-id={cluster_id}", "--config"]
-    done = subprocess.run(
-        [*java, *tool, str(settings)], capture_output=True, text=True, timeout=_FORMAT_S, check=False
-    )
+    done = subprocess.run([*java, *tool, str(settings)], capture_output=True, text=True, timeout=_FORMAT_S, check=False)
     if done.returncode != 0:
         raise ServerFailed(f"Kafka's storage could not be formatted: {done.stdout[-2000:]}{done.stderr[-2000:]}")
 
