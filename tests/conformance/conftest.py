@@ -3,18 +3,21 @@
 A rig opens an adapter over one place that is its own and empty at first, and opens it again over the same place.
 """
 
+import hashlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
 
 from services.ports.bus import Bus
 from services.ports.cache import Cache
 from services.ports.device_store import DeviceStore
 from services.ports.log import Log
 from services.ports.message_store import MessageStore
+from services.storage.kafka.log import KafkaLog
 from services.storage.memory.bus import MemoryBus
 from services.storage.memory.cache import MemoryCache
 from services.storage.sqlite.devices import SqliteDeviceStore
@@ -74,7 +77,31 @@ def sqlite_device_store(folder: Path) -> DeviceStoreRig:
     return Rig(lambda: SqliteDeviceStore.open(folder / "devices.db"))
 
 
-LOGS: dict[str, Callable[[Path], LogRig]] = {"sqlite": sqlite_log}
+class KafkaRig(LogRig):
+    """A log on the run's Kafka. The folder only makes its topics' names its own, in whatever process."""
+
+    def __init__(self, folder: Path) -> None:
+        self._prefix = f"t{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}-"
+        super().__init__(lambda: KafkaLog.open(os.environ[KAFKA_ADDRESS], KAFKA_PARTITIONS, prefix=self._prefix))
+
+    async def dispose(self) -> None:
+        """Closes all that was opened, and lets Kafka forget the topics."""
+        await super().dispose()
+        admin = AIOKafkaAdminClient(bootstrap_servers=os.environ[KAFKA_ADDRESS])
+        await admin.start()
+        try:
+            topics = [topic for topic in await admin.list_topics() if topic.startswith(self._prefix)]
+            if topics:
+                await admin.delete_topics(topics)
+        finally:
+            await admin.close()
+
+
+KAFKA_ADDRESS = "HITHER_TEST_KAFKA"
+"""The variable that names the run's Kafka, for this process and those that it starts."""
+KAFKA_PARTITIONS = 8
+
+LOGS: dict[str, Callable[[Path], LogRig]] = {"sqlite": sqlite_log, "kafka": KafkaRig}
 MESSAGE_STORES: dict[str, Callable[[Path], MessageStoreRig]] = {"sqlite": sqlite_message_store}
 DEVICE_STORES: dict[str, Callable[[Path], DeviceStoreRig]] = {"sqlite": sqlite_device_store}
 
@@ -93,6 +120,13 @@ class CacheRig:
 
 CACHES = {"memory": CacheRig}
 BUSES: dict[str, Callable[[], Bus]] = {"memory": MemoryBus}
+
+
+@pytest.fixture(autouse=True)
+def servers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has the server run that the test's adapter needs."""
+    if "kafka" in request.node.name.replace("]", "-").replace("[", "-").split("-"):
+        monkeypatch.setenv(KAFKA_ADDRESS, request.getfixturevalue("kafka").address)
 
 
 @pytest.fixture(params=list(LOGS.values()), ids=list(LOGS))
