@@ -1,44 +1,58 @@
-"""What every test may ask for."""
+"""What every test may ask for: real servers, one of each for the whole run, and a way to do without on a laptop."""
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
 import pytest
 
 from tests.support.servers.kafka import KafkaServer
+from tests.support.servers.postgresql import PostgresqlServer
 from tests.support.servers.process import ServerMissing
+from tests.support.servers.redis import RedisServer
+
+Require = Callable[[bool, str], None]
+Server = TypeVar("Server")
 
 
-@pytest.fixture
-def require() -> Callable[[bool, str], None]:
+@pytest.fixture(scope="session")
+def require() -> Require:
     """Skips the test where something outside Python cannot be had; in CI (HITHER_REQUIRE_SERVERS=1) fails it instead."""
+    return _require
 
-    def check(present: bool, otherwise: str) -> None:
-        if present:
-            return
-        if os.environ.get("HITHER_REQUIRE_SERVERS") == "1":
-            pytest.fail(otherwise)
-        pytest.skip(otherwise)
 
-    return check
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One Redis for the run. Whoever asks for it empties it first, and leaves it running."""
+    yield from _running(lambda: RedisServer(tmp_path_factory.mktemp("redis")))
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[PostgresqlServer]:
+    """One PostgreSQL for the run. Whoever asks for it makes a database, and leaves it running."""
+    yield from _running(PostgresqlServer)
 
 
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
-    """A Kafka for the whole run. It blocks: not for tests that kill or pause it."""
-    with _or_skip(lambda: KafkaServer(tmp_path_factory.mktemp("kafka"))) as server:
-        yield server
+    """One Kafka for the run. Whoever asks for it names topics of its own, and leaves it running."""
+    yield from _running(lambda: KafkaServer(tmp_path_factory.mktemp("kafka")))
 
 
-_Server = TypeVar("_Server")
-
-
-def _or_skip(make: Callable[[], _Server]) -> _Server:
-    """The server; skips the tests that ask for it where it cannot be had, and fails them in CI."""
+def _running(make: Callable[[], AbstractContextManager[Server]]) -> Iterator[Server]:
     try:
-        return make()
+        server = make()
     except ServerMissing as missing:
-        if os.environ.get("HITHER_REQUIRE_SERVERS") == "1":
-            pytest.fail(str(missing))
-        pytest.skip(str(missing))
+        _require(False, str(missing))
+        raise
+    with server as running:
+        yield running
+
+
+def _require(present: bool, otherwise: str) -> None:
+    if present:
+        return
+    if os.environ.get("HITHER_REQUIRE_SERVERS") == "1":
+        pytest.fail(otherwise)
+    pytest.skip(otherwise)

@@ -20,11 +20,13 @@ from services.ports.message_store import MessageStore
 from services.storage.kafka.log import KafkaLog
 from services.storage.memory.bus import MemoryBus
 from services.storage.memory.cache import MemoryCache
+from services.storage.sql.devices import SqlDeviceStore
 from services.storage.sqlite.devices import SqliteDeviceStore
 from services.storage.sqlite.log import SqliteLog
 from services.storage.sqlite.messages import SqliteMessageStore
 from tests.support.clock import ManualClock
 from tests.support.servers.etcd import EtcdCluster, etcd_server
+from tests.support.servers.postgresql import PostgresqlServer
 from tests.support.servers.process import ServerMissing
 
 
@@ -73,7 +75,8 @@ def sqlite_message_store(folder: Path) -> MessageStoreRig:
     return Rig(lambda: SqliteMessageStore.open(folder / "messages.db"))
 
 
-def sqlite_device_store(folder: Path) -> DeviceStoreRig:
+def sqlite_device_store(request: pytest.FixtureRequest) -> DeviceStoreRig:
+    folder: Path = request.getfixturevalue("tmp_path")
     return Rig(lambda: SqliteDeviceStore.open(folder / "devices.db"))
 
 
@@ -102,8 +105,19 @@ KAFKA_ADDRESS = "HITHER_TEST_KAFKA"
 KAFKA_PARTITIONS = 8
 
 LOGS: dict[str, Callable[[Path], LogRig]] = {"sqlite": sqlite_log, "kafka": KafkaRig}
+
+
+def postgresql_device_store(request: pytest.FixtureRequest) -> DeviceStoreRig:
+    server: PostgresqlServer = request.getfixturevalue("postgresql_server")
+    url = server.new_database()
+    return Rig(lambda: SqlDeviceStore.open(url))
+
+
 MESSAGE_STORES: dict[str, Callable[[Path], MessageStoreRig]] = {"sqlite": sqlite_message_store}
-DEVICE_STORES: dict[str, Callable[[Path], DeviceStoreRig]] = {"sqlite": sqlite_device_store}
+DEVICE_STORES: dict[str, Callable[[pytest.FixtureRequest], DeviceStoreRig]] = {
+    "sqlite": sqlite_device_store,
+    "postgresql": postgresql_device_store,
+}
 
 
 class CacheRig:
@@ -154,8 +168,8 @@ async def store(message_store_rig: MessageStoreRig) -> MessageStore:
 
 
 @pytest.fixture(params=list(DEVICE_STORES.values()), ids=list(DEVICE_STORES))
-async def device_store_rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[DeviceStoreRig]:
-    rig: DeviceStoreRig = request.param(tmp_path)
+async def device_store_rig(request: pytest.FixtureRequest) -> AsyncIterator[DeviceStoreRig]:
+    rig: DeviceStoreRig = request.param(request)
     yield rig
     await rig.dispose()
 

@@ -1,6 +1,7 @@
 """What every device store promises."""
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -83,6 +84,20 @@ async def test_many_cursors_move_at_once(devices: DeviceStore) -> None:
     moves = [CursorMove(f"user{n}", "phone", n + 1) for n in range(600)]
     assert await devices.advance(moves) == [0] * 600
     assert await devices.advance(moves) == [n + 1 for n in range(600)]
+
+
+async def test_moves_of_concurrent_calls_never_cover_a_place_twice_nor_leave_one_out(devices: DeviceStore) -> None:
+    for user in ("ann", "bob"):
+        await devices.touch(user, "phone", 1, 32)
+    places = [1 + (37 * n) % 60 for n in range(60)]
+    calls = [[CursorMove("ann", "phone", pos), CursorMove("bob", "phone", pos)][:: 1 - 2 * (pos % 2)] for pos in places]
+
+    answers = await asyncio.gather(*(devices.advance(moves) for moves in calls))
+
+    covered = {"ann": 0, "bob": 0}
+    for move, before in zip(itertools.chain(*calls), itertools.chain(*answers), strict=True):
+        covered[move.user_id] += max(move.pos - before, 0)
+    assert covered == {"ann": 60, "bob": 60}
 
 
 async def test_devices_are_listed_by_id_from_one_on(devices: DeviceStore) -> None:

@@ -1,10 +1,6 @@
-"""The contract of services.directory.ports.DirectoryStore, over every engine.
-
-PostgreSQL is tried where HITHER_TEST_POSTGRESQL_URL names an empty database of its own.
-"""
+"""The contract of services.directory.ports.DirectoryStore, over every engine."""
 
 import asyncio
-import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,7 +9,6 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from discovery.errors import Aborted, HitherError, ResourceExhausted, Unavailable
 from services.directory.model import (
@@ -31,28 +26,20 @@ from services.directory.model import (
 )
 from services.directory.ports import DirectoryStore, Tables
 from services.storage.sql.directory import SqlDirectoryStore, SqlSettings, engine_of, sqlite_url
-from services.storage.sql.migrations import VERSION_TABLE
-from services.storage.sql.schema import METADATA
-
-POSTGRESQL_URL = os.environ.get("HITHER_TEST_POSTGRESQL_URL")
-ENGINES = ["sqlite", *(["postgresql"] if POSTGRESQL_URL else [])]
+from services.storage.sql.migrations import DIRECTORY
+from tests.support.servers.postgresql import PostgresqlServer
 
 ALICE, BOB, CAROL = (User(user_id, user_id.capitalize(), 1_000) for user_id in ("alice", "bob", "carol"))
 FRIENDS = Pair(Side.ACCEPTED, Side.ACCEPTED)
 STRANGERS = Pair(Side.NONE, Side.NONE)
 
 
-@pytest.fixture(params=ENGINES)
-async def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return sqlite_url(tmp_path / "100% #1?.db")
-    assert POSTGRESQL_URL is not None
-    engine = create_async_engine(POSTGRESQL_URL)
-    async with engine.begin() as connection:
-        await connection.run_sync(METADATA.drop_all)
-        await connection.exec_driver_sql(f"DROP TABLE IF EXISTS {VERSION_TABLE}")
-    await engine.dispose()
-    return POSTGRESQL_URL
+    server: PostgresqlServer = request.getfixturevalue("postgresql_server")
+    return server.new_database()
 
 
 @pytest.fixture
@@ -464,9 +451,10 @@ async def test_answers_are_pruned_in_batches_oldest_first(store: DirectoryStore)
 async def test_the_migrations_make_the_schema_that_the_code_uses(store: DirectoryStore, url: str) -> None:
     def differences(connection: Connection) -> list[object]:
         context = MigrationContext.configure(
-            connection, opts={"version_table": VERSION_TABLE, "compare_type": True, "compare_server_default": True}
+            connection,
+            opts={"version_table": DIRECTORY.version_table, "compare_type": True, "compare_server_default": True},
         )
-        return list(compare_metadata(context, METADATA))
+        return list(compare_metadata(context, DIRECTORY.metadata))
 
     found: list[object] = []
     engine = engine_of(url, SqlSettings())

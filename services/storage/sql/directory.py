@@ -5,6 +5,7 @@ import random
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -15,10 +16,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from discovery.errors import Aborted, HitherError, ResourceExhausted, Unavailable
 from services.directory.ports import Tables
+from services.storage.sql.admission import Admission
 from services.storage.sql.answers import SqlAnswers
 from services.storage.sql.conversations import SqlConversations
 from services.storage.sql.engine import Engine, Statements, Transaction
-from services.storage.sql.migrations import migrate
+from services.storage.sql.migrations import DIRECTORY, migrate
 from services.storage.sql.people import SqlFriendships, SqlSessions, SqlUsers
 from services.storage.sql.postgresql import PostgresqlEngine
 from services.storage.sql.sqlite import SqliteEngine
@@ -65,10 +67,7 @@ class SqlDirectoryStore:
     def __init__(self, engine: Engine, settings: SqlSettings) -> None:
         self._engine = engine
         self._settings = settings
-        self._under_way = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._closed = False
+        self._admission = Admission(settings.waiting_most)
 
     @classmethod
     async def open(cls, url: str, settings: SqlSettings | None = None) -> Self:
@@ -83,7 +82,7 @@ class SqlDirectoryStore:
         chosen = settings or SqlSettings()
         engine = engine_of(url, chosen)
         try:
-            await engine.migrate(migrate)
+            await engine.migrate(partial(migrate, DIRECTORY))
         except BaseException:
             await engine.close()
             raise
@@ -91,31 +90,18 @@ class SqlDirectoryStore:
 
     async def read(self, work: Callable[[Tables], Awaitable[T]]) -> T:
         """See DirectoryStore."""
-        return await self._admitted(self._engine.reading, work)
+        with self._admission.one():
+            return await self._repeated(self._engine.reading, work)
 
     async def write(self, work: Callable[[Tables], Awaitable[T]]) -> T:
         """See DirectoryStore."""
-        return await self._admitted(self._engine.writing, work)
+        with self._admission.one():
+            return await self._repeated(self._engine.writing, work)
 
     async def close(self) -> None:
         """See DirectoryStore."""
-        self._closed = True
-        await self._idle.wait()
+        await self._admission.close()
         await self._engine.close()
-
-    async def _admitted(self, begin: Begin, work: Callable[[Tables], Awaitable[T]]) -> T:
-        if self._closed:
-            raise Unavailable("The directory's store is closed.")
-        if self._under_way >= self._settings.waiting_most:
-            raise ResourceExhausted("Too many transactions are waiting.", retry_after_s=1.0)
-        self._under_way += 1
-        self._idle.clear()
-        try:
-            return await self._repeated(begin, work)
-        finally:
-            self._under_way -= 1
-            if self._under_way == 0:
-                self._idle.set()
 
     async def _repeated(self, begin: Begin, work: Callable[[Tables], Awaitable[T]]) -> T:
         broken = False

@@ -3,8 +3,11 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from sqlalchemy import URL, Connection, text
+from sqlalchemy import URL, Connection, event, text
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 # serialization_failure, deadlock_detected
 _LOST_STATES = ("40001", "40P01")
@@ -24,10 +27,12 @@ class PostgresqlEngine:
             # Parameters are people's data, password hashes among them: none of it goes into errors and logs.
             hide_parameters=True,
         )
+        event.listen(self._engine.sync_engine, "checkout", _refuse_closed)
         self._readers = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._writers = self._engine.execution_options(isolation_level="SERIALIZABLE")
-        # Who waited for the schema's lock must see what its holder did.
-        self._migrators = self._engine.execution_options(isolation_level="READ COMMITTED")
+        # Who waited for a lock must see what its holder did.
+        self._lockers = self._engine.execution_options(isolation_level="READ COMMITTED")
+        self._single = self._engine.execution_options(isolation_level="AUTOCOMMIT")
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
@@ -43,16 +48,38 @@ class PostgresqlEngine:
             await connection.begin()
             yield connection
 
+    @asynccontextmanager
+    async def locking(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction whose every statement sees what others committed before it began, so that it may wait for locks
+        instead of losing races. It is rolled back if it ends without a commit.
+        """
+        async with self._lockers.connect() as connection:
+            await connection.begin()
+            yield connection
+
+    @asynccontextmanager
+    async def single(self) -> AsyncIterator[AsyncConnection]:
+        """Statements of which each is a transaction by itself, durable when it returns: one round trip."""
+        async with self._single.connect() as connection:
+            yield connection
+
     def is_lost_race(self, error: BaseException | None) -> bool:
         """See Engine."""
         return getattr(error, "sqlstate", None) in _LOST_STATES
 
     async def migrate(self, steps: Callable[[Connection], None]) -> None:
         """See Engine."""
-        async with self._migrators.begin() as connection:
+        async with self._lockers.begin() as connection:
             await connection.execute(text(_SCHEMA_LOCK))
             await connection.run_sync(steps)
 
     async def close(self) -> None:
         """See Engine."""
         await self._engine.dispose()
+
+
+def _refuse_closed(connection: DBAPIConnection, _entry: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:
+    """Has the pool replace a connection whose server went away while nobody used it; a look, no round trip."""
+    driver_connection = connection.driver_connection
+    if driver_connection.is_closed():
+        raise DisconnectionError

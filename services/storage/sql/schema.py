@@ -1,4 +1,6 @@
-"""The tables of the directory. The migrations make them; a test proves that the two agree."""
+"""The tables of the directory, and the one of the device store, which may live in another database. The migrations make
+them; tests prove that the two agree.
+"""
 
 from sqlalchemy import (
     BigInteger,
@@ -17,14 +19,14 @@ from sqlalchemy import (
 # Ids compare by code point everywhere: SQLite does so by itself, PostgreSQL only under this collation.
 ID = String(128).with_variant(String(128, collation="C"), "postgresql")
 
-METADATA = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
+_NAMES = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+METADATA = MetaData(naming_convention=_NAMES)
+DEVICES_METADATA = MetaData(naming_convention=_NAMES)
 
 USERS = Table(
     "users",
@@ -90,4 +92,13 @@ ANSWERS = Table(
     Column("response", LargeBinary, nullable=False),
     Column("create_time_ms", BigInteger, nullable=False),
     Index(None, "create_time_ms"),
+)
+
+DEVICES = Table(
+    "devices",
+    DEVICES_METADATA,
+    Column("user_id", ID, primary_key=True),
+    Column("device_id", ID, primary_key=True),
+    Column("cursor", BigInteger, nullable=False),
+    Column("last_seen_ms", BigInteger, nullable=False),
 )

@@ -41,6 +41,9 @@ class ServerProcess:
     writes to `folder`/server.log.
     """
 
+    stop_signal = signal.SIGTERM
+    """What asks it to end in order."""
+
     def __init__(
         self,
         command: Sequence[str],
@@ -104,11 +107,11 @@ class ServerProcess:
         self.wait_ready()
 
     def stop(self) -> None:
-        """SIGTERM, and SIGKILL for one that does not end. A server that has ended already is no error."""
+        """Asks it to end, and SIGKILL for one that does not end. A server that has ended already is no error."""
         if self._process is None or self._process.poll() is not None:
             return
         self.resume()
-        self._process.terminate()
+        self._process.send_signal(self.stop_signal)
         try:
             self._process.wait(_STOP_S)
         except subprocess.TimeoutExpired:

@@ -2,10 +2,12 @@
 
 from alembic import context
 
-from services.storage.sql.migrations import VERSION_TABLE
-from services.storage.sql.schema import METADATA
+from services.storage.sql.migrations import History
 
+history: History = context.config.attributes["history"]
 context.configure(
-    connection=context.config.attributes["connection"], target_metadata=METADATA, version_table=VERSION_TABLE
+    connection=context.config.attributes["connection"],
+    target_metadata=history.metadata,
+    version_table=history.version_table,
 )
 context.run_migrations()

@@ -1,1 +1,1 @@
-"""The steps of the schema. A step that was released is never changed; a new one follows it."""
+"""The steps of the directory's schema. A step that was released is never changed; a new one follows it."""

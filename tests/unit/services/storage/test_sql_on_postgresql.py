@@ -1,0 +1,214 @@
+"""The stores on PostgreSQL: the device store's schema, and a server that goes away and comes back."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+import asyncpg
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, make_url
+
+from discovery.errors import HitherError, Unavailable
+from services.directory.model import User
+from services.ports.device_store import CursorMove, DeviceRow
+from services.storage.sql.devices import SqlDeviceStore
+from services.storage.sql.directory import SqlDirectoryStore, SqlSettings
+from services.storage.sql.migrations import DEVICES
+from services.storage.sql.postgresql import PostgresqlEngine
+from tests.support.servers.postgresql import PostgresqlServer
+
+ALICE = User("alice", "Alice", 1_000)
+
+
+@pytest.fixture
+def server(postgresql_server: PostgresqlServer) -> Iterator[PostgresqlServer]:
+    """The run's own server, for a test that takes it away: it is there again for the next one."""
+    yield postgresql_server
+    postgresql_server.stop()
+    postgresql_server.start()
+
+
+@pytest.fixture
+def url(postgresql_server: PostgresqlServer) -> str:
+    return postgresql_server.new_database()
+
+
+@pytest.fixture
+async def devices(url: str) -> AsyncIterator[SqlDeviceStore]:
+    store = await SqlDeviceStore.open(url, SqlSettings(transaction_timeout_s=2.0))
+    yield store
+    await store.close()
+
+
+CALLS: dict[str, Callable[[SqlDeviceStore], Awaitable[object]]] = {
+    "touch": lambda devices: devices.touch("ann", "phone", 1, 1),
+    "advance": lambda devices: devices.advance([CursorMove("ann", "phone", 1)]),
+    "list_devices": lambda devices: devices.list_devices("ann", "", 1),
+    "remove": lambda devices: devices.remove("ann", "phone"),
+}
+
+
+class Operator:
+    """Another connection to the store's database."""
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self._connection = connection
+
+    async def do(self, statements: str) -> None:
+        await self._connection.execute(statements)
+
+    async def see_waiting(self, count: int) -> None:
+        """Returns when so many of the store's connections wait for a lock."""
+        async with asyncio.timeout(10):
+            while await self._connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted") < count:
+                pass
+
+
+@pytest.fixture
+async def operator(url: str) -> AsyncIterator[Operator]:
+    connection = await asyncpg.connect(url.replace("+asyncpg", ""))
+    yield Operator(connection)
+    await connection.close()
+
+
+async def outcome(call: Awaitable[object]) -> str:
+    """What became of the call: its error's reason, or "done"."""
+    try:
+        await call
+    except HitherError as error:
+        return error.reason
+    return "done"
+
+
+async def test_the_migrations_make_the_device_schema_that_the_code_uses(devices: SqlDeviceStore, url: str) -> None:
+    def differences(connection: Connection) -> list[object]:
+        options = {"version_table": DEVICES.version_table, "compare_type": True, "compare_server_default": True}
+        return list(compare_metadata(MigrationContext.configure(connection, opts=options), DEVICES.metadata))
+
+    found: list[object] = []
+    engine = PostgresqlEngine(make_url(url), 1, 5.0)
+    await engine.migrate(lambda connection: found.extend(differences(connection)))
+    await engine.close()
+
+    assert found == []
+
+
+async def test_devices_and_directory_may_share_a_database(devices: SqlDeviceStore, url: str) -> None:
+    directory = await SqlDirectoryStore.open(url)
+    await directory.write(lambda tables: tables.users.add(ALICE, "hash"))
+    await directory.close()
+    again = await SqlDeviceStore.open(url)
+
+    assert await again.touch("alice", "phone", 1, 1) == DeviceRow("alice", "phone", 0, 1)
+    await again.close()
+
+
+async def test_the_device_store_refuses_another_kind_of_database() -> None:
+    with pytest.raises(ValueError, match="not on sqlite"):
+        await SqlDeviceStore.open("sqlite:///devices.db")
+
+
+async def test_more_calls_than_may_wait_are_refused(url: str) -> None:
+    store = await SqlDeviceStore.open(url, SqlSettings(waiting_most=2))
+    calls = [asyncio.create_task(outcome(store.list_devices("ann", "", 1))) for _ in range(3)]
+
+    assert sorted(await asyncio.gather(*calls)) == ["OVERLOADED", "done", "done"]
+    await store.close()
+
+
+SLOW_INSERTS = """
+    CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS
+        'BEGIN PERFORM pg_advisory_xact_lock(7); RETURN NEW; END';
+    CREATE TRIGGER slow BEFORE INSERT ON devices FOR EACH ROW EXECUTE FUNCTION wait();
+    BEGIN; SELECT pg_advisory_xact_lock(7)"""
+
+
+async def test_devices_that_are_made_at_once_are_counted_one_after_the_other(
+    devices: SqlDeviceStore, operator: Operator
+) -> None:
+    await operator.do(SLOW_INSERTS)
+    touches = [asyncio.create_task(devices.touch("ann", f"d{n}", 1, 1)) for n in range(4)]
+    await operator.see_waiting(4)
+    await operator.do("COMMIT")
+
+    rows = await asyncio.gather(*touches)
+
+    assert sum(row is not None for row in rows) == 1
+
+
+async def test_cursors_that_are_moved_at_once_answer_what_the_one_before_left(
+    devices: SqlDeviceStore, operator: Operator
+) -> None:
+    await devices.touch("ann", "phone", 1, 1)
+    await operator.do("BEGIN; UPDATE devices SET cursor = 2")
+    moves = [asyncio.create_task(devices.advance([CursorMove("ann", "phone", 5)])) for _ in range(4)]
+    await operator.see_waiting(4)
+    await operator.do("COMMIT")
+
+    answers = [before for (before,) in await asyncio.gather(*moves)]
+
+    assert sorted(answers) == [2, 5, 5, 5]
+
+
+async def test_a_statement_that_the_database_refuses_shows_no_drivers_error(devices: SqlDeviceStore) -> None:
+    with pytest.raises(HitherError) as caught:
+        await devices.touch("nul\0", "phone", 1, 1)
+
+    assert caught.value.reason == "BUG"
+    assert "nul" not in str(caught.value)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=list(CALLS))
+async def test_a_call_while_the_database_is_away_is_unavailable_and_the_next_one_works(
+    server: PostgresqlServer, devices: SqlDeviceStore, call: Callable[[SqlDeviceStore], Awaitable[object]]
+) -> None:
+    await devices.touch("ann", "phone", 1, 1)
+    await asyncio.gather(*(devices.list_devices("ann", "", 1) for _ in range(4)))
+
+    await asyncio.to_thread(server.kill)
+    with pytest.raises(Unavailable) as caught:
+        await call(devices)
+    await asyncio.to_thread(server.start)
+
+    assert caught.value.reason == "ENGINE_DOWN"
+    assert await outcome(call(devices)) == "done"
+
+
+async def test_connections_that_broke_while_nobody_used_them_fail_no_call(
+    server: PostgresqlServer, devices: SqlDeviceStore
+) -> None:
+    await asyncio.gather(*(devices.touch("ann", f"d{n}", 1, 9) for n in range(8)))
+
+    await asyncio.to_thread(server.kill)
+    await asyncio.to_thread(server.start)
+
+    outcomes = await asyncio.gather(*(outcome(devices.advance([CursorMove("ann", f"d{n}", 1)])) for n in range(8)))
+    assert outcomes == ["done"] * 8
+
+
+async def test_a_write_that_the_database_does_not_answer_ends_with_its_outcome_unknown(
+    server: PostgresqlServer, devices: SqlDeviceStore
+) -> None:
+    await devices.touch("ann", "phone", 1, 1)
+    await asyncio.to_thread(server.pause)
+
+    reason = await outcome(devices.advance([CursorMove("ann", "phone", 1)]))
+    await asyncio.to_thread(server.resume)
+
+    assert reason == "OUTCOME_UNKNOWN"
+    assert await outcome(devices.advance([CursorMove("ann", "phone", 2)])) == "done"
+
+
+async def test_the_directory_works_again_when_the_database_comes_back(server: PostgresqlServer, url: str) -> None:
+    store = await SqlDirectoryStore.open(url)
+    await store.write(lambda tables: tables.users.add(ALICE, "hash"))
+
+    await asyncio.to_thread(server.kill)
+    with pytest.raises(Unavailable) as caught:
+        await store.read(lambda tables: tables.users.find(["alice"]))
+    await asyncio.to_thread(server.start)
+
+    assert caught.value.reason == "ENGINE_DOWN"
+    assert await store.read(lambda tables: tables.users.find(["alice"])) == {"alice": ALICE}
+    await store.close()
