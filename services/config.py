@@ -87,7 +87,8 @@ class EnginesSettings:
     """What the services stand on: "embedded", or the URL of a server."""
 
     log: str = "embedded"
-    """Or kafka://HOST:PORT[,HOST:PORT...][?replication=3]."""
+    """Or kafka://HOST:PORT[,HOST:PORT...][?replication=3&prefix=NAME].
+    `prefix` goes before the names of topics, so that several clusters can share a Kafka."""
     messages: str = "embedded"
     """Or cassandra://HOST:PORT[,HOST:PORT...]/KEYSPACE[?replication=3]."""
     devices: str = "embedded"

@@ -83,7 +83,12 @@ class Engines:
         from services.storage.kafka.log import KafkaLog
 
         parts = _split("log", url, "kafka")
-        return await KafkaLog.open(parts.hosts, self._partitions, int(parts.query.get("replication", "1")))
+        return await KafkaLog.open(
+            parts.hosts,
+            self._partitions,
+            int(parts.query.get("replication", "1")),
+            prefix=parts.query.get("prefix", ""),
+        )
 
     async def _open_messages(self, url: str) -> MessageStore:
         if url == EMBEDDED:

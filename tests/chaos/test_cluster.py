@@ -100,19 +100,19 @@ async def test_adding_a_third_messaging_instance(storm: Storm, cluster: RunningC
 
 async def test_restart_of_the_etcd_leader(storm: Storm, servers: Servers) -> None:
     began_s = time.monotonic()
-    leader = servers.etcd.leader()
-    await asyncio.to_thread(servers.etcd.kill, leader)
+    leader = servers.etcd.nodes[await asyncio.to_thread(servers.etcd.leader)]
+    await asyncio.to_thread(leader.kill)
     await storm.everybody_acked(time.monotonic(), times=5)
-    await asyncio.to_thread(servers.etcd.start, leader)
+    await asyncio.to_thread(leader.start)
     await judge(storm, "restart of the etcd leader", began_s)
 
 
 async def test_all_of_etcd_down_for_30_s(storm: Storm, servers: Servers) -> None:
     began_s = time.monotonic()
-    await asyncio.to_thread(servers.etcd.kill_all)
+    await asyncio.to_thread(servers.etcd.kill)
     await asyncio.sleep(30)
     await storm.everybody_acked(time.monotonic())
-    await asyncio.to_thread(servers.etcd.start_all)
+    await asyncio.to_thread(servers.etcd.start)
     await judge(storm, "all of etcd down for 30 s", began_s)
 
 

@@ -67,10 +67,14 @@ async def test_a_second_process_is_kept_off_embedded_data(tmp_path: Path) -> Non
     assert b"another process runs on" in err
 
 
-async def rows_of_status(hither: Hither) -> list[list[str]]:
+async def all_rows_of_status(hither: Hither) -> list[list[str]]:
     """Service, instance, address, zone, state, load, owned, "of", partitions."""
-    lines = (await hither.run("status")).splitlines()
-    return [line.split() for line in lines if line.startswith("hither.") and "Deliver" not in line]
+    return [line.split() for line in (await hither.run("status")).splitlines() if line.startswith("hither.")]
+
+
+async def rows_of_status(hither: Hither) -> list[list[str]]:
+    """The same without the edges."""
+    return [row for row in await all_rows_of_status(hither) if not row[0].startswith("hither.edge.")]
 
 
 async def test_status_shows_every_service_serving_and_every_partition_owned(hither: Hither) -> None:
@@ -163,10 +167,10 @@ async def test_an_unsafe_or_unknown_setting_is_refused(tmp_path: Path, arguments
 
 
 async def test_edges_beside_the_services_share_the_port_and_come_back_when_killed(tmp_path: Path) -> None:
-    async with running_hither(tmp_path / "data", {}, "--edges", "2") as server:
+    async with running_hither(tmp_path / "data", None, "--edges", "2") as server:
         async with httpx.AsyncClient(base_url=server.url, timeout=WAIT_S) as http:
             alice, bob = await sign_up(http, "alice"), await sign_up(http, "bob")
-        edges = {row[1]: row for row in await all_rows_of_status(server) if "Deliver" in row[0]}
+        edges = [row for row in await all_rows_of_status(server) if row[0].startswith("hither.edge.")]
         assert len(edges) == 2
         async with line(server.websocket_url, alice) as hers, line(server.websocket_url, bob) as his:
             await hers.ask("send_message", to=bob.user_id, client_id="c", text="across")

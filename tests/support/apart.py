@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -26,7 +26,9 @@ PARTITIONS = 16
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """The engines and the registry, for as many clusters as the run starts."""
+    """The engines and the registry, for as many clusters as the run starts. They share a Redis: ids of different clusters
+    must differ.
+    """
 
     etcd: EtcdCluster
     kafka: KafkaServer
@@ -40,26 +42,13 @@ class Servers:
         return {
             "HITHER_PROCESS_PARTITIONS": str(PARTITIONS),
             "HITHER_MESH_REGISTRY": f"etcd://{','.join(self.etcd.endpoints)}",
-            "HITHER_ENGINES_LOG": f"kafka://{self.kafka.servers}?prefix={name}.",
+            "HITHER_ENGINES_LOG": f"kafka://{self.kafka.address}?prefix={name}.",
             "HITHER_ENGINES_MESSAGES": f"cassandra://{self.cassandra.address}/{name}",
             "HITHER_ENGINES_DIRECTORY": (database := self.postgresql.new_database()),
             "HITHER_ENGINES_DEVICES": database,
             "HITHER_ENGINES_CACHE": self.redis.url,
             "HITHER_ENGINES_BUS": self.redis.url,
         }
-
-
-@contextmanager
-def running_servers(folder: Path) -> Iterator[Servers]:
-    """All servers, three nodes of etcd among them; stopped at the end. Raises ServerMissing."""
-    with ExitStack() as stack:
-        yield Servers(
-            stack.enter_context(EtcdCluster(folder / "etcd", nodes=3)),
-            stack.enter_context(KafkaServer(folder / "kafka")),
-            stack.enter_context(CassandraServer(folder / "cassandra")),
-            stack.enter_context(PostgresqlServer()),
-            stack.enter_context(RedisServer(folder / "redis")),
-        )
 
 
 class RunningCluster:

@@ -135,11 +135,11 @@ class StartHither(Protocol):
 class RunningHither:
     """A server process that can be killed, stopped and started again on the same data and port."""
 
-    def __init__(self, data: Path, settings: Mapping[str, str]) -> None:
+    def __init__(self, data: Path, settings: Mapping[str, str], options: Sequence[str] = ()) -> None:
         self.data = data
         self.url = ""
         self._port = 0
-        self._process = HitherProcess(("up", "--data", str(data)), data.parent / f"{data.name}.log", settings)
+        self._process = HitherProcess(("up", *options, "--data", str(data)), data.parent / f"{data.name}.log", settings)
 
     @property
     def websocket_url(self) -> str:
@@ -178,9 +178,11 @@ def websocket_url(url: str) -> str:
 
 
 @asynccontextmanager
-async def running_hither(data: Path, settings: Mapping[str, str] | None = None) -> AsyncIterator[RunningHither]:
-    """A started server; killed at the end if the test has not stopped it."""
-    server = RunningHither(data, settings or {})
+async def running_hither(
+    data: Path, settings: Mapping[str, str] | None = None, *options: str
+) -> AsyncIterator[RunningHither]:
+    """A started server; killed at the end if the test has not stopped it. `options` are of `hither up`."""
+    server = RunningHither(data, settings or {}, options)
     await server.start()
     try:
         yield server
