@@ -5,6 +5,7 @@ A rig opens an adapter over one place that is its own and empty at first, and op
 
 import hashlib
 import os
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -20,6 +21,7 @@ from services.ports.message_store import MessageStore
 from services.storage.kafka.log import KafkaLog
 from services.storage.memory.bus import MemoryBus
 from services.storage.memory.cache import MemoryCache
+from services.storage.redis.cache import RedisCache
 from services.storage.sql.devices import SqlDeviceStore
 from services.storage.sqlite.devices import SqliteDeviceStore
 from services.storage.sqlite.log import SqliteLog
@@ -28,6 +30,7 @@ from tests.support.clock import ManualClock
 from tests.support.servers.etcd import EtcdCluster, etcd_server
 from tests.support.servers.postgresql import PostgresqlServer
 from tests.support.servers.process import ServerMissing
+from tests.support.servers.redis import RedisServer
 
 
 class Closable(Protocol):
@@ -120,19 +123,67 @@ DEVICE_STORES: dict[str, Callable[[pytest.FixtureRequest], DeviceStoreRig]] = {
 }
 
 
-class CacheRig:
-    """A cache whose time the test owns."""
+class CacheRig(ABC):
+    """A cache that is empty at first, and whose time the test owns."""
+
+    cache: Cache
+
+    @abstractmethod
+    async def pass_time(self, seconds: float) -> None:
+        """Lets that much time go by for the cache. A server's own clock goes on beside it."""
+
+
+class MemoryCacheRig(CacheRig):
+    """Time is a clock that stands still until told."""
 
     def __init__(self) -> None:
-        self.clock = ManualClock()
-        self.cache: Cache = MemoryCache(self.clock)
+        self._clock = ManualClock()
+        self.cache = MemoryCache(self._clock)
 
     async def pass_time(self, seconds: float) -> None:
-        """Lets that much time go by for the cache."""
-        self.clock.advance(seconds)
+        """See CacheRig."""
+        self._clock.advance(seconds)
 
 
-CACHES = {"memory": CacheRig}
+class RedisCacheRig(CacheRig):
+    """Redis keeps its own time, so that time passes by everything in it coming to its end earlier."""
+
+    def __init__(self, server: RedisServer, cache: RedisCache) -> None:
+        self._server = server
+        self.cache = cache
+
+    async def pass_time(self, seconds: float) -> None:
+        """See CacheRig."""
+        self._server.ask("EVAL", _PASS_TIME, "0", str(round(seconds * 1000)))
+
+
+_PASS_TIME = """
+for _, key in ipairs(redis.call('KEYS', '*')) do
+    local expires = redis.call('PEXPIRETIME', key)
+    assert(expires > 0, 'a key without an end')
+    if redis.call('TYPE', key).ok == 'hash' then
+        local fields = redis.call('HGETALL', key)
+        for i = 1, #fields, 2 do
+            local field_expires = struct.unpack('>I8', fields[i + 1]) - ARGV[1]
+            redis.call('HSET', key, fields[i], struct.pack('>I8', field_expires) .. string.sub(fields[i + 1], 9))
+        end
+    end
+    redis.call('PEXPIREAT', key, expires - ARGV[1])
+end
+"""
+
+
+async def memory_cache(request: pytest.FixtureRequest) -> CacheRig:
+    return MemoryCacheRig()
+
+
+async def redis_cache(request: pytest.FixtureRequest) -> CacheRig:
+    server: RedisServer = request.getfixturevalue("redis_server")
+    server.ask("FLUSHALL")
+    return RedisCacheRig(server, await RedisCache.open(server.url))
+
+
+CACHES = {"memory": memory_cache, "redis": redis_cache}
 BUSES: dict[str, Callable[[], Bus]] = {"memory": MemoryBus}
 
 
@@ -181,7 +232,7 @@ async def devices(device_store_rig: DeviceStoreRig) -> DeviceStore:
 
 @pytest.fixture(params=list(CACHES.values()), ids=list(CACHES))
 async def cache_rig(request: pytest.FixtureRequest) -> AsyncIterator[CacheRig]:
-    rig: CacheRig = request.param()
+    rig: CacheRig = await request.param(request)
     yield rig
     await rig.cache.close()
 

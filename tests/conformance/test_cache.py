@@ -32,9 +32,9 @@ async def test_a_value_runs_out_after_its_time(cache_rig: CacheRig) -> None:
     cache = cache_rig.cache
     await cache.set({"a": b"1"}, 10)
 
-    await cache_rig.pass_time(9.9)
+    await cache_rig.pass_time(9.5)
     assert await cache.get(["a"]) == [b"1"]
-    await cache_rig.pass_time(0.2)
+    await cache_rig.pass_time(0.6)
     assert await cache.get(["a"]) == [None]
 
 
@@ -103,6 +103,31 @@ async def test_delete_removes_values_and_maps_and_is_no_error_for_what_is_absent
 
     assert await cache.get(["a", "b"]) == [None, b"2"]
     assert await cache.fields(["m"]) == [{}]
+
+
+async def test_a_value_replaces_a_map_and_a_map_a_value(cache: Cache) -> None:
+    await cache.put_field("a", "f", b"1", 10)
+    await cache.set({"b": b"2"}, 10)
+
+    assert await cache.get(["a"]) == [None]
+    assert await cache.fields(["b"]) == [{}]
+    assert not await cache.delete_field("b", "f")
+
+    assert await cache.compare_and_set("a", None, b"3", 10)
+    await cache.put_field("b", "f", b"4", 10)
+
+    assert await cache.get(["a", "b"]) == [b"3", None]
+    assert await cache.fields(["a", "b"]) == [{}, {"f": b"4"}]
+
+
+async def test_more_keys_than_travel_at_once_are_all_served(cache: Cache) -> None:
+    keys = [str(n) for n in range(2_500)]
+    await cache.set({key: key.encode() for key in keys}, 10)
+
+    assert await cache.get(keys) == [key.encode() for key in keys]
+    await cache.delete(keys)
+    assert await cache.get(keys) == [None] * 2_500
+    assert await cache.fields(keys) == [{}] * 2_500
 
 
 async def test_fields_of_a_map_come_together(cache: Cache) -> None:

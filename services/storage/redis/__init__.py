@@ -1,0 +1,1 @@
+"""Engines on Redis: the only room that imports its driver."""
