@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError, NodeNotReadyError, for_code
 from aiokafka.protocol.admin import CreateTopicsRequest
+from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.structs import TopicPartition
 
 from discovery.errors import InvalidArgument, Unavailable
@@ -21,10 +22,14 @@ from discovery.errors import InvalidArgument, Unavailable
 FAILURES = (KafkaError, OSError, TimeoutError, KeyError)
 """What a request ends with when its broker is away. KeyError: aiokafka looks a connection up that was closed meanwhile."""
 BACKOFF_S = 0.05
+_MAKE_TOPIC_S = 30.0
+"""A small broker needs seconds to make the files of hundreds of partitions."""
+_FIRST_LOOK_S, _LAST_LOOK_S = 0.01, 0.2
 
 MOST_CALL_BYTES = 32 * 1024 * 1024
 _MOST_MESSAGE_BYTES = MOST_CALL_BYTES + 1024 * 1024
 _TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]{1,200}")
+_LATEST = -1
 _NO_ERROR = 0
 _TOPIC_ALREADY_EXISTS = 36
 # Unknown topic, leader not available, not leader, timed out, replica not available, network, coordinator loading,
@@ -94,9 +99,9 @@ class Cluster:
                 deadline.reschedule(0)
 
     @asynccontextmanager
-    async def deadline(self) -> AsyncIterator[None]:
-        """Raises TimeoutError when the block takes longer than `deadline_s`."""
-        async with asyncio.timeout(self.deadline_s) as deadline:
+    async def deadline(self, deadline_s: float | None = None) -> AsyncIterator[None]:
+        """Raises TimeoutError when the block takes longer than this, or than the cluster's deadline."""
+        async with asyncio.timeout(self.deadline_s if deadline_s is None else deadline_s) as deadline:
             self._deadlines.add(deadline)
             try:
                 yield
@@ -216,21 +221,34 @@ class Cluster:
         except Refused as error:
             raise Unavailable(f"Topic {topic} cannot be made: {name_of(error.code)}.", reason="ENGINE_DOWN") from error
         try:
-            async with self.deadline():
-                await self._await_leaders(topic)
+            async with self.deadline(_MAKE_TOPIC_S):
+                await self._await_service(topic)
         except TimeoutError as error:
             raise Unavailable(f"Topic {topic} has no leaders.", reason="ENGINE_DOWN") from error
 
-    async def _await_leaders(self, topic: str) -> None:
+    async def _await_service(self, topic: str) -> None:
         self._client.add_topic(topic)
+        pause_s = _FIRST_LOOK_S
         while True:
             found = self._client.cluster.partitions_for_topic(topic)
             if found and len(found) != self.partitions:
                 raise InvalidArgument(f"Topic {topic} has {len(found)} partitions, not {self.partitions}.")
-            if found and len(self._client.cluster.available_partitions_for_topic(topic)) == self.partitions:
+            if found and await self._serves(topic):
                 return
             await self.refresh()
-            await asyncio.sleep(BACKOFF_S / 10)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LAST_LOOK_S)
+
+    async def _serves(self, topic: str) -> bool:
+        """Whether every partition's leader answers for it: a new one is known before its files are made."""
+        by_leader: dict[int | None, list[tuple[int, int]]] = {}
+        for partition in range(self.partitions):
+            by_leader.setdefault(self.leader(topic, partition), []).append((partition, _LATEST))
+        for leader, places in by_leader.items():
+            response = await self._try(leader, OffsetRequest(-1, 0, [(topic, places)]), Traffic.ADMIN)
+            if response is None or any(code for _, partitions in response.topics for _, code, *_ in partitions):
+                return False
+        return True
 
 
 def _read_created(response: Any) -> tuple[int, None]:
