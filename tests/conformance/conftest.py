@@ -14,12 +14,14 @@ from services.ports.cache import Cache
 from services.ports.device_store import DeviceStore
 from services.ports.log import Log
 from services.ports.message_store import MessageStore
+from services.storage.cassandra.messages import CassandraMessageStore
 from services.storage.memory.bus import MemoryBus
 from services.storage.memory.cache import MemoryCache
 from services.storage.sqlite.devices import SqliteDeviceStore
 from services.storage.sqlite.log import SqliteLog
 from services.storage.sqlite.messages import SqliteMessageStore
 from tests.support.clock import ManualClock
+from tests.support.servers.cassandra import CassandraServer
 
 
 class Closable(Protocol):
@@ -63,8 +65,15 @@ def sqlite_log(folder: Path) -> LogRig:
     return Rig(lambda: SqliteLog.open(folder / "log.db"))
 
 
-def sqlite_message_store(folder: Path) -> MessageStoreRig:
+def sqlite_message_store(request: pytest.FixtureRequest) -> MessageStoreRig:
+    folder: Path = request.getfixturevalue("tmp_path")
     return Rig(lambda: SqliteMessageStore.open(folder / "messages.db"))
+
+
+def cassandra_message_store(request: pytest.FixtureRequest) -> MessageStoreRig:
+    server: CassandraServer = request.getfixturevalue("cassandra_server")
+    server.empty("conformance")
+    return Rig(lambda: CassandraMessageStore.open(["127.0.0.1"], server.port, "conformance"))
 
 
 def sqlite_device_store(folder: Path) -> DeviceStoreRig:
@@ -72,7 +81,10 @@ def sqlite_device_store(folder: Path) -> DeviceStoreRig:
 
 
 LOGS: dict[str, Callable[[Path], LogRig]] = {"sqlite": sqlite_log}
-MESSAGE_STORES: dict[str, Callable[[Path], MessageStoreRig]] = {"sqlite": sqlite_message_store}
+MESSAGE_STORES: dict[str, Callable[[pytest.FixtureRequest], MessageStoreRig]] = {
+    "sqlite": sqlite_message_store,
+    "cassandra": cassandra_message_store,
+}
 DEVICE_STORES: dict[str, Callable[[Path], DeviceStoreRig]] = {"sqlite": sqlite_device_store}
 
 
@@ -105,8 +117,8 @@ async def log(log_rig: LogRig) -> Log:
 
 
 @pytest.fixture(params=list(MESSAGE_STORES.values()), ids=list(MESSAGE_STORES))
-async def message_store_rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[MessageStoreRig]:
-    rig: MessageStoreRig = request.param(tmp_path)
+async def message_store_rig(request: pytest.FixtureRequest) -> AsyncIterator[MessageStoreRig]:
+    rig: MessageStoreRig = request.param(request)
     yield rig
     await rig.dispose()
 
