@@ -7,6 +7,9 @@ from typing import TypeVar
 
 import pytest
 
+from tests.support.apart import Servers
+from tests.support.servers.cassandra import CassandraServer
+from tests.support.servers.etcd import EtcdCluster
 from tests.support.servers.kafka import KafkaServer
 from tests.support.servers.postgresql import PostgresqlServer
 from tests.support.servers.process import ServerMissing
@@ -38,6 +41,31 @@ def postgresql_server() -> Iterator[PostgresqlServer]:
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
     """One Kafka for the run. Whoever asks for it names topics of its own, and leaves it running."""
     yield from _running(lambda: KafkaServer(tmp_path_factory.mktemp("kafka")))
+
+
+@pytest.fixture(scope="session")
+def cassandra_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CassandraServer]:
+    """One Cassandra for the run. Whoever asks for it makes a keyspace, and leaves it running."""
+    yield from _running(lambda: CassandraServer(tmp_path_factory.mktemp("cassandra")))
+
+
+@pytest.fixture(scope="session")
+def etcd_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
+    """Three members of etcd for the run. Whoever kills one starts it again."""
+    yield from _running(lambda: EtcdCluster(tmp_path_factory.mktemp("etcd")))
+
+
+@pytest.fixture(scope="session")
+def servers(
+    etcd_cluster: EtcdCluster,
+    kafka: KafkaServer,
+    cassandra_server: CassandraServer,
+    postgresql_server: PostgresqlServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Servers]:
+    """Everything that a Hither needs that runs apart. It has a Redis of its own, for others empty theirs."""
+    for redis in _running(lambda: RedisServer(tmp_path_factory.mktemp("redis"))):
+        yield Servers(etcd_cluster, kafka, cassandra_server, postgresql_server, redis)
 
 
 def _running(make: Callable[[], AbstractContextManager[Server]]) -> Iterator[Server]:

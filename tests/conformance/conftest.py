@@ -18,6 +18,7 @@ from services.ports.cache import Cache
 from services.ports.device_store import DeviceStore
 from services.ports.log import Log
 from services.ports.message_store import MessageStore
+from services.storage.cassandra.messages import CassandraMessageStore
 from services.storage.kafka.log import KafkaLog
 from services.storage.memory.bus import MemoryBus
 from services.storage.memory.cache import MemoryCache
@@ -27,6 +28,7 @@ from services.storage.sqlite.devices import SqliteDeviceStore
 from services.storage.sqlite.log import SqliteLog
 from services.storage.sqlite.messages import SqliteMessageStore
 from tests.support.clock import ManualClock
+from tests.support.servers.cassandra import CassandraServer
 from tests.support.servers.etcd import EtcdCluster, etcd_server
 from tests.support.servers.postgresql import PostgresqlServer
 from tests.support.servers.process import ServerMissing
@@ -74,7 +76,8 @@ def sqlite_log(folder: Path) -> LogRig:
     return Rig(lambda: SqliteLog.open(folder / "log.db"))
 
 
-def sqlite_message_store(folder: Path) -> MessageStoreRig:
+def sqlite_message_store(request: pytest.FixtureRequest) -> MessageStoreRig:
+    folder: Path = request.getfixturevalue("tmp_path")
     return Rig(lambda: SqliteMessageStore.open(folder / "messages.db"))
 
 
@@ -107,6 +110,13 @@ KAFKA_ADDRESS = "HITHER_TEST_KAFKA"
 """The variable that names the run's Kafka, for this process and those that it starts."""
 KAFKA_PARTITIONS = 8
 
+
+def cassandra_message_store(request: pytest.FixtureRequest) -> MessageStoreRig:
+    server: CassandraServer = request.getfixturevalue("cassandra_server")
+    server.empty("conformance")
+    return Rig(lambda: CassandraMessageStore.open(["127.0.0.1"], server.port, "conformance"))
+
+
 LOGS: dict[str, Callable[[Path], LogRig]] = {"sqlite": sqlite_log, "kafka": KafkaRig}
 
 
@@ -116,7 +126,10 @@ def postgresql_device_store(request: pytest.FixtureRequest) -> DeviceStoreRig:
     return Rig(lambda: SqlDeviceStore.open(url))
 
 
-MESSAGE_STORES: dict[str, Callable[[Path], MessageStoreRig]] = {"sqlite": sqlite_message_store}
+MESSAGE_STORES: dict[str, Callable[[pytest.FixtureRequest], MessageStoreRig]] = {
+    "sqlite": sqlite_message_store,
+    "cassandra": cassandra_message_store,
+}
 DEVICE_STORES: dict[str, Callable[[pytest.FixtureRequest], DeviceStoreRig]] = {
     "sqlite": sqlite_device_store,
     "postgresql": postgresql_device_store,
@@ -188,7 +201,7 @@ BUSES: dict[str, Callable[[], Bus]] = {"memory": MemoryBus}
 
 
 @pytest.fixture(autouse=True)
-def servers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def kafka_address(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Has the server run that the test's adapter needs."""
     if "kafka" in request.node.name.replace("]", "-").replace("[", "-").split("-"):
         monkeypatch.setenv(KAFKA_ADDRESS, request.getfixturevalue("kafka").address)
@@ -207,8 +220,8 @@ async def log(log_rig: LogRig) -> Log:
 
 
 @pytest.fixture(params=list(MESSAGE_STORES.values()), ids=list(MESSAGE_STORES))
-async def message_store_rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[MessageStoreRig]:
-    rig: MessageStoreRig = request.param(tmp_path)
+async def message_store_rig(request: pytest.FixtureRequest) -> AsyncIterator[MessageStoreRig]:
+    rig: MessageStoreRig = request.param(request)
     yield rig
     await rig.dispose()
 

@@ -43,7 +43,7 @@ class Servers:
             "HITHER_PROCESS_PARTITIONS": str(PARTITIONS),
             "HITHER_MESH_REGISTRY": f"etcd://{','.join(self.etcd.endpoints)}",
             "HITHER_ENGINES_LOG": f"kafka://{self.kafka.address}?prefix={name}.",
-            "HITHER_ENGINES_MESSAGES": f"cassandra://{self.cassandra.address}/{name}",
+            "HITHER_ENGINES_MESSAGES": f"cassandra://127.0.0.1:{self.cassandra.port}/{name}",
             "HITHER_ENGINES_DIRECTORY": (database := self.postgresql.new_database()),
             "HITHER_ENGINES_DEVICES": database,
             "HITHER_ENGINES_CACHE": self.redis.url,
