@@ -49,6 +49,11 @@ class Membership:
         self._renewed_s = 0.0
         self._instances: dict[tuple[str, str], Instance] = {}
 
+    @property
+    def contact_age_s(self) -> float:
+        """How long ago the lease was last renewed, in seconds."""
+        return self._clock.monotonic_s() - self._renewed_s
+
     async def join(self) -> None:
         """Takes a lease and an instance number, and reads the first view. Raises HitherError if the registry refuses."""
         async with _within(LEASE_S):

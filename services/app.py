@@ -23,6 +23,7 @@ from discovery.ids import Snowflakes
 from discovery.mesh import Mesh
 from discovery.registry.embedded import EmbeddedRegistry
 from discovery.rpc.dispatcher import Dispatcher
+from discovery.rpc.exporting import Origin, exporting_spans
 from discovery.rpc.server import RpcServer
 from discovery.rpc.tokens import ResumeTokens, TokenVerifier
 from edge.gateway import Gateway
@@ -141,7 +142,10 @@ class _Whole:
             for name, service in services.items():
                 mesh.dispatcher.add(service.servicer, f"hither.{name}.v1.{name.title()}Service")
             edge = self._make_edge(mesh, services)
-            async with RpcServer(mesh, self._verifier, f"{_LOOPBACK}:{config.process.grpc_port}") as server:
+            async with (
+                _in_sight(config, mesh),
+                RpcServer(mesh, self._verifier, f"{_LOOPBACK}:{config.process.grpc_port}") as server,
+            ):
                 await mesh.serve(server.address)
                 async with (
                     edge,
@@ -187,6 +191,15 @@ class _Whole:
 
         app = build_app(gateway, config.http, health, REGISTRY, clock)
         return EdgeServer(gateway, app, host=config.process.host, port=config.process.port)
+
+
+@asynccontextmanager
+async def _in_sight(config: Config, mesh: Mesh) -> AsyncIterator[None]:
+    """What the process sees of the mesh stands in its metrics, and its spans go where they are wanted, while the block runs."""
+    origin = Origin("hither", mesh.instance_id, version("hither"))
+    with mesh.ring_metrics.shown_in(REGISTRY):
+        async with exporting_spans(config.telemetry, origin):
+            yield
 
 
 @asynccontextmanager

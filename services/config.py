@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from discovery.rpc.telemetry import TelemetrySettings
 from edge.http_settings import HttpSettings
 from edge.settings import EdgeSettings
 from services.directory.settings import DirectorySettings
@@ -63,6 +64,7 @@ class Config:
     sessions: SessionsSettings = field(default_factory=SessionsSettings)
     presence: PresenceSettings = field(default_factory=PresenceSettings)
     directory: DirectorySettings = field(default_factory=DirectorySettings)
+    telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
 
     def shown(self) -> dict[str, dict[str, Any]]:
         """The settings for the log. None of them is a secret: those live in the data directory."""
