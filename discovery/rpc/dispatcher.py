@@ -8,7 +8,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 import structlog
@@ -157,7 +157,7 @@ class Dispatcher:
         failed: BaseException | None = None
         span = open_call_span(method, SpanKind.SERVER, call) if call.sampled else None
         if span is not None:
-            call = replace(call, span_id=span.trace.span_id)
+            call = call._replace(span_id=span.trace.span_id)
         try:
             self._admit(entry, request, call)
             return await self._serve(entry, request, call, outer)

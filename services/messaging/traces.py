@@ -42,7 +42,7 @@ def projected(traceparents: Iterable[str], log: str, group: str, partition: int,
     Empty strings are left out.
     """
     after: dict[str, str] = {}
-    sampled = {value for value in traceparents if value}
+    sampled = dict.fromkeys(value for value in traceparents if value)
     for value in sampled:
         place = read_traceparent(value)
         if place is None:

@@ -1,7 +1,6 @@
 """A collector of spans: what OpenTelemetry's exporter sends to, over real gRPC, and what tests ask of what came."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,8 +8,6 @@ from typing import Any
 import grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1 import trace_pb2
-
-_WAIT_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -36,24 +33,16 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
 
     address: str = ""
     spans: list[CollectedSpan] = field(default_factory=list)
-    _news: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def Export(
         self, request: trace_service_pb2.ExportTraceServiceRequest, context: object
     ) -> trace_service_pb2.ExportTraceServiceResponse:
         """See TraceService."""
-        async with self._news:
-            for resource in request.resource_spans:
-                service = _values(resource.resource.attributes).get("service.name", "")
-                for scope in resource.scope_spans:
-                    self.spans += [_collected(span, service) for span in scope.spans]
-            self._news.notify_all()
+        for resource in request.resource_spans:
+            service = _values(resource.resource.attributes).get("service.name", "")
+            for scope in resource.scope_spans:
+                self.spans += [_collected(span, service) for span in scope.spans]
         return trace_service_pb2.ExportTraceServiceResponse()
-
-    async def until(self, true: Callable[[], bool]) -> None:
-        """Returns once the condition holds; it is looked at after each batch."""
-        async with asyncio.timeout(_WAIT_S), self._news:
-            await self._news.wait_for(true)
 
     def trace(self, trace_id: str) -> "CollectedTrace":
         """The spans of one trace, so far."""
@@ -75,9 +64,9 @@ class CollectedTrace:
         [span] = [span for span in self.spans if span.name == name]
         return span
 
-    def has(self, names: Iterable[str]) -> bool:
-        """Whether there is a span of each name."""
-        return set(names) <= {span.name for span in self.spans}
+    def named(self, name: str) -> list[CollectedSpan]:
+        """The spans of that name, as they began."""
+        return sorted((span for span in self.spans if span.name == name), key=lambda span: span.began_ns)
 
     def way(self, name: str) -> list[str]:
         """The names of the spans from the root down to the only span of that name."""
