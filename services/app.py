@@ -25,6 +25,8 @@ from discovery.mesh import Mesh
 from discovery.registry.port import Registry
 from discovery.rpc.call import Caller, Role
 from discovery.rpc.dispatcher import Dispatcher
+from discovery.rpc.exporting import Origin, exporting_spans
+from discovery.rpc.metrics_server import MetricsServer
 from discovery.rpc.server import RpcServer
 from discovery.rpc.tokens import ResumeTokens, TokenVerifier
 from edge.gateway import Gateway
@@ -133,6 +135,7 @@ class _Process:
             wiring = Wiring(mesh, engines, data, snowflakes, config, self._clock)
             self._services = {name: await make_service(name, wiring) for name in names}
             async with (
+                self._in_sight(mesh, names),
                 RpcServer(mesh, self._verifier, config.mesh.listen) as server,
                 _at_work({name: service.run for name, service in self._services.items()}),
             ):
@@ -142,11 +145,23 @@ class _Process:
                 await server.drain(config.process.drain_s)
         log.info("stopped")
 
+    @asynccontextmanager
+    async def _in_sight(self, mesh: Mesh, names: Sequence[str]) -> AsyncIterator[None]:
+        """What the process sees of the mesh stands in its metrics, and its spans go where they are wanted, while the block
+        runs.
+        """
+        origin = Origin(_kind(names), mesh.instance_id, version("hither"))
+        with mesh.ring_metrics.shown_in(REGISTRY):
+            async with exporting_spans(self._config.telemetry, origin):
+                yield
+
     async def serve_alone(self, announce: Announce, mesh: Mesh, server: RpcServer) -> None:
         """Serves the services until it is time to stop."""
-        await self._open(mesh, server)
-        announce(server.address)
-        await self._stop.wait()
+        telemetry = self._config.telemetry
+        async with MetricsServer(lambda: self._health().parts, telemetry.metrics_host, telemetry.metrics_port):
+            await self._open(mesh, server)
+            announce(server.address)
+            await self._stop.wait()
 
     async def serve_with_edge(self, announce: Announce, mesh: Mesh, server: RpcServer) -> None:
         """Serves clients too, until it is time to stop; then sends them elsewhere."""
@@ -167,7 +182,11 @@ class _Process:
         """Serves the services and, from processes beside this one, clients, until it is time to stop; then stops the edges."""
         process = self._config.process
         await self._open(mesh, server)
-        async with shared_port(process.host, process.port) as port:
+        telemetry = self._config.telemetry
+        async with (
+            MetricsServer(lambda: self._health().parts, telemetry.metrics_host, telemetry.metrics_port),
+            shared_port(process.host, process.port) as port,
+        ):
             command = EdgeCommand(
                 registry=f"grpc://{server.address}",
                 host=process.host,
@@ -214,12 +233,11 @@ class _Process:
             log.warning("handing over took too long", limit_s=self._config.process.drain_s)
 
     def _make_mesh(self, names: Sequence[str], registry: Registry) -> Mesh:
-        kind = "hither" if len(names) == len(NAMES) else "+".join(names) or "edge"
         return Mesh(
             registry,
             Dispatcher(),
             partitions=self._partitions,
-            service_name=kind,
+            service_name=_kind(names),
             clock=self._clock,
             token=self._token,
             version=version("hither"),
@@ -241,6 +259,11 @@ class _Process:
                 if isinstance(service, TellsHealth)
             }
         )
+
+
+def _kind(names: Sequence[str]) -> str:
+    """What a process of these services is called."""
+    return "hither" if len(names) == len(NAMES) else "+".join(names) or "edge"
 
 
 class ProcessToken:

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from discovery.rpc.telemetry import TelemetrySettings
 from edge.http_settings import HttpSettings
 from edge.settings import EdgeSettings
 from services.directory.settings import DirectorySettings
@@ -114,6 +115,7 @@ class Config:
     sessions: SessionsSettings = field(default_factory=SessionsSettings)
     presence: PresenceSettings = field(default_factory=PresenceSettings)
     directory: DirectorySettings = field(default_factory=DirectorySettings)
+    telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
 
     def shown(self) -> dict[str, dict[str, Any]]:
         """The settings for the log, with passwords masked. Keys are no settings: they live in the data directory."""

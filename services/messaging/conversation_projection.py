@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
 from discovery.clock import Clock
+from discovery.rpc.tracing import now_ns
 from services.messaging import metrics
 from services.messaging.committing import Committer
 from services.messaging.inbox_log import AppendToInboxes
 from services.messaging.sequencing import Outcome, Passed, cut_batch, inbox_records, read_accepted, sequence
 from services.messaging.settings import MessagingSettings
 from services.messaging.supervision import Status
+from services.messaging.traces import projected
 from services.ports.log import Committed, Log, Record
 from services.ports.message_store import DedupKey, Head, MessageRow
 
@@ -117,6 +119,7 @@ class ConversationProjection:
 
     async def _apply(self, records: Sequence[Record]) -> Sequence[Passed]:
         batch = read_accepted(records)
+        began_ns = now_ns()
         async with asyncio.timeout(self._settings.engine_timeout_s):
             # Heads first: a row that they cover is then sure to be found, though another owner may be writing.
             heads = await self._store.conversation_heads(list({accepted.key[0] for accepted in batch}))
@@ -125,6 +128,7 @@ class ConversationProjection:
             if result.rows:
                 await self._store.put_messages(result.rows)
         self._tell(result.outcomes)
+        projected((accepted.traceparent for accepted in batch), MESSAGES, GROUP, self._partition, began_ns)
         self._measure(result.outcomes, len(result.rows), len(result.passed))
         return result.passed
 

@@ -12,6 +12,7 @@ from typing import NoReturn, Protocol
 import structlog
 
 from discovery.clock import Clock
+from discovery.rpc.tracing import now_ns
 from hither.messaging.v1 import records_pb2
 from services.delivery import UserEvent
 from services.messaging import metrics
@@ -31,6 +32,7 @@ from services.messaging.inboxing import (
 from services.messaging.sequencing import cut_batch
 from services.messaging.settings import MessagingSettings
 from services.messaging.supervision import Status
+from services.messaging.traces import inboxed
 from services.ports.log import Committed, Log
 from services.ports.message_store import Head, InboxRow
 
@@ -137,15 +139,17 @@ class InboxProjection:
             first = False
             records = cut_batch(records, self._settings.batch_bytes)
             batch = read_inbox_records(records)
+            began_ns = now_ns()
             async with asyncio.timeout(self._settings.engine_timeout_s):
                 heads = await self._store.inbox_heads(list(recipients(batch)))
                 decision = decide(batch, watermarks, heads)
-                arrivals = placed(decision.arrivals, await self._known_places(decision, heads))
+                arrivals: Sequence[Arrival] = placed(decision.arrivals, await self._known_places(decision, heads))
                 if decision.rows:
                     await self._store.put_inbox(decision.rows)
             self._remember(decision.rows)
             self._measure(len(records), decision)
             offset, watermarks = records[-1].offset + 1, decision.watermarks
+            arrivals = inboxed(arrivals, INBOX, GROUP, self._partition, began_ns)
             await queue.put(self._settle(arrivals, Committed(offset, write_watermarks(watermarks))))
 
     async def _known_places(self, decision: Decision, heads: Mapping[str, Head]) -> dict[Place, int]:
@@ -189,7 +193,10 @@ class InboxProjection:
         """Tells the connected devices; returns the users of whom none is known to have been told."""
         if not arrivals:
             return frozenset()
-        events = [UserEvent(arrival.user_id, "message", arrival.event, arrival.pos) for arrival in arrivals]
+        events = [
+            UserEvent(arrival.user_id, "message", arrival.event, arrival.pos, traceparent=arrival.traceparent)
+            for arrival in arrivals
+        ]
         try:
             async with asyncio.timeout(self._settings.delivery_timeout_s):
                 return await self._teller.to_users(events)
