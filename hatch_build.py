@@ -17,44 +17,55 @@ ROOT = Path(__file__).parent
 
 
 def generate(root: Path = ROOT) -> None:
-    """Writes gen/: message and service modules, typed stubs, and hither/contract.binpb, the descriptors with comments.
+    """Writes gen/: message and service modules, typed stubs, and hither/contract.binpb, the descriptors of the
+    contract with comments.
 
     Raises RuntimeError if protoc refuses.
     """
-    import grpc_tools
-    from grpc_tools import protoc
-
     target = root / "gen"
     with tempfile.TemporaryDirectory(dir=root, prefix=".gen-") as fresh:
         out = Path(fresh) / "gen"
         out.mkdir()
         proto = root / "proto"
         sources = [str(path.relative_to(proto)) for path in sorted((proto / "hither").rglob("*.proto"))]
-        plugins = [f"--plugin=protoc-gen-{name}={_plugin(name)}" for name in ("mypy", "mypy_grpc")]
-        status = protoc.main(
-            [
-                "protoc",
-                f"-I{proto / 'third_party'}",
-                f"-I{proto}",
-                f"-I{Path(grpc_tools.__file__).parent / '_proto'}",
-                *plugins,
-                f"--python_out={out}",
-                f"--grpc_python_out={out}",
-                f"--mypy_out=quiet:{out}",
-                f"--mypy_grpc_out=quiet:{out}",
-                f"--descriptor_set_out={out / 'contract.binpb'}",
-                "--include_imports",
-                "--include_source_info",
-                *sources,
-                "buf/validate/validate.proto",
-            ]
-        )
-        if status != 0:
-            raise RuntimeError(f"protoc ended with {status}")
+        descriptors = [
+            f"--descriptor_set_out={out / 'contract.binpb'}",
+            "--include_imports",
+            "--include_source_info",
+        ]
+        _protoc(proto, out, [*descriptors, *sources, "buf/validate/validate.proto"])
+        # Apart from the contract: these are no part of what it offers.
+        etcd = [
+            str(path.relative_to(proto / "third_party")) for path in sorted(proto.glob("third_party/etcd/**/*.proto"))
+        ]
+        _protoc(proto, out, etcd)
         (out / "contract.binpb").rename(out / "hither" / "contract.binpb")
         (out / "hither" / "py.typed").touch()
         shutil.rmtree(target, ignore_errors=True)
         out.rename(target)
+
+
+def _protoc(proto: Path, out: Path, arguments: list[str]) -> None:
+    import grpc_tools
+    from grpc_tools import protoc
+
+    plugins = [f"--plugin=protoc-gen-{name}={_plugin(name)}" for name in ("mypy", "mypy_grpc")]
+    status = protoc.main(
+        [
+            "protoc",
+            f"-I{proto / 'third_party'}",
+            f"-I{proto}",
+            f"-I{Path(grpc_tools.__file__).parent / '_proto'}",
+            *plugins,
+            f"--python_out={out}",
+            f"--grpc_python_out={out}",
+            f"--mypy_out=quiet:{out}",
+            f"--mypy_grpc_out=quiet:{out}",
+            *arguments,
+        ]
+    )
+    if status != 0:
+        raise RuntimeError(f"protoc ended with {status}")
 
 
 def _plugin(name: str) -> str:

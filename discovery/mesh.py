@@ -16,6 +16,7 @@ from uuid import uuid4
 
 import grpc
 from google.protobuf.message import Message
+from opentelemetry.trace import SpanKind
 
 from discovery.channels import RoutedChannel
 from discovery.clock import Clock, SystemClock
@@ -25,12 +26,13 @@ from discovery.fill import fill
 from discovery.membership import Membership
 from discovery.partitions import partition_of
 from discovery.registry.port import Instance, InstanceState, Registry
+from discovery.ring_metrics import RingMetrics
 from discovery.routing import Router, compile_router
 from discovery.rpc.call import Call, Caller, Role, find_call
 from discovery.rpc.deliver import DeliverStreams
 from discovery.rpc.dispatcher import Dispatcher
-from discovery.rpc.identity import new_trace_id
 from discovery.rpc.peers import Peers
+from discovery.rpc.tracing import Traced, begin_trace, open_call_span, surrounding_trace
 from discovery.view import View
 from hither.edge.v1 import deliver_pb2
 
@@ -86,6 +88,8 @@ class Mesh:
         self.dispatcher = dispatcher
         self._identity = Caller(Role.SERVICE, service=service_name)
         self._membership = Membership(registry, partitions, clock or SystemClock(), self._changed)
+        self.ring_metrics = RingMetrics(self.instance_id, lambda: self._membership.contact_age_s)
+        """What this process sees of the mesh; who runs the process shows it in its registry."""
         self._peers = Peers(token)
         self._deliver_streams = DeliverStreams(self._peers)
         self._routes = {spec.path: _Route(spec, compile_router(spec, partitions)) for spec in methods().values()}
@@ -215,10 +219,17 @@ class Mesh:
             raise Unimplemented(f"the contract has no method {method}", reason="UNKNOWN_TYPE")
         outer = find_call()
         deadline_s = time.monotonic() + timeout_s
-        if outer is None:
-            call = Call(method, caller, deadline_s, new_trace_id())
-        else:
-            call = Call(method, caller, min(deadline_s, outer.deadline_s), outer.trace_id)
+        if outer is not None:
+            deadline_s = min(deadline_s, outer.deadline_s)
+        place: Traced = outer or surrounding_trace() or begin_trace()
+        span = open_call_span(method, SpanKind.CLIENT, place) if place.sampled else None
+        if span is None:
+            call = Call(method, caller, deadline_s, place.trace_id, place.span_id, place.sampled)
+            return await self._persist(route, request, call)
+        with span:
+            return await self._persist(route, request, Call(method, caller, deadline_s, *span.trace))
+
+    async def _persist(self, route: _Route, request: Message, call: Call) -> Message:
         attempt = 0
         while True:
             attempt += 1
@@ -345,6 +356,7 @@ class Mesh:
 
     def _changed(self) -> None:
         self._owned.clear()
+        self.ring_metrics.see(self.view, fenced=self._membership.fenced)
         known = {name for service in self.view.services.values() for name in service.instances}
         self._ejected = {name: until_s for name, until_s in self._ejected.items() if name in known}
         self._news.set()

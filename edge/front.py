@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from discovery.rpc.call import Caller
+from discovery.rpc.tracing import read_traceparent
 from edge.handshake import BadHandshake, head_length, is_websocket, terms
 from edge.session import Session, Surroundings
 from edge.socket import ClientSocket, Shell, Wire
@@ -134,7 +135,8 @@ class Door:
             return _no(HTTPStatus.BAD_REQUEST, str(bad))
         shell = self.shell
         session = Session(shell.hub.next_id(), agreed.codec, self._surroundings, shell.clock.monotonic_s())
-        socket = complaints.socket = ClientSocket(shell, session, agreed.token, agreed.cursor, wire)
+        place = read_traceparent(request.headers.get("traceparent"))
+        socket = complaints.socket = ClientSocket(shell, session, agreed.token, agreed.cursor, wire, place)
         headers = {"Sec-WebSocket-Protocol": agreed.subprotocol} if agreed.subprotocol else None
         return WSUpgradeResponseWithListener(WSUpgradeResponse.create_101_response(headers), socket)
 

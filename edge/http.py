@@ -5,11 +5,12 @@ A shell: it moves bytes, keeps time and counts; what a request means is decided 
 
 import asyncio
 import time
-import uuid
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from typing import Protocol
 
 import structlog
+from opentelemetry.trace import SpanKind
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -22,6 +23,7 @@ from starlette.types import Receive, Scope, Send
 from discovery.clock import Clock, SystemClock
 from discovery.contract import contract_files, methods
 from discovery.errors import Cancelled, DeadlineExceeded, HitherError, Internal
+from discovery.rpc.tracing import OpenSpan, open_span, received_trace, surround
 from edge.addresses import AddressLimiter
 from edge.asyncapi import asyncapi_document
 from edge.codec.json import to_json
@@ -132,10 +134,15 @@ class _RestEndpoint:
         began_s = time.monotonic()
         request = Request(scope, receive)
         operation = _UNROUTED
+        place = received_trace(request.headers.get("traceparent"))
+        span = open_span(request.method, SpanKind.SERVER, place, {"http.request.method": request.method})
+        surround(place if span is None else span.trace)
         try:
             async with asyncio.timeout(self._settings.request_timeout_s):
                 admitted = self._admit(request)
                 operation = admitted.operation
+                if span is not None:
+                    _name(span, admitted)
                 body = await self._body(request)
                 answer = await self._rest.perform(admitted, request.scope["query_string"], body)
         except TimeoutError:
@@ -145,8 +152,10 @@ class _RestEndpoint:
         except HitherError as error:
             answer = failed(error)
         except Exception:  # noqa: BLE001 - the last line of defence: a bug must not reach the wire as it is
-            answer = _bug(operation)
+            answer = _bug(operation, place.trace_id)
         self._metrics.answered(operation, answer.status, time.monotonic() - began_s)
+        if span is not None:
+            _end(span, answer.status)
         await _response(answer)(scope, receive, send)
 
     def _admit(self, request: Request) -> Admitted:
@@ -172,8 +181,20 @@ class _RestEndpoint:
         return bytes(body)
 
 
-def _bug(operation: str) -> Answer:
-    trace_id = uuid.uuid4().hex
+def _name(span: OpenSpan, admitted: Admitted) -> None:
+    route = admitted.match.route
+    span.rename(f"{route.http_method} {route.template}")
+    span.note("http.route", route.template)
+
+
+def _end(span: OpenSpan, status: int) -> None:
+    span.note("http.response.status_code", status)
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        span.fail(str(status))
+    span.end()
+
+
+def _bug(operation: str, trace_id: str) -> Answer:
     log.exception("rest_bug", operation=operation, trace_id=trace_id)
     return failed(Internal(f"internal error, trace {trace_id}"))
 

@@ -10,10 +10,13 @@ from typing import Final, Protocol
 
 import structlog
 from google.protobuf.message import DecodeError, Message
+from opentelemetry.trace import SpanKind
+from opentelemetry.util.types import AttributeValue
 
 from discovery.clock import Clock
+from discovery.rpc.tracing import MESSAGING_SYSTEM, OpenSpan, open_span, read_traceparent
 from edge.codec.frames import Codec, SharedEvent, event_types
-from edge.metrics import EdgeMetrics
+from edge.metrics import Backlog, EdgeMetrics
 from edge.session import CloseCode, Session
 from edge.settings import EdgeSettings
 from hither.edge.v1 import deliver_pb2
@@ -23,6 +26,11 @@ log = structlog.get_logger(__name__)
 
 _ID_SHIFT: Final = 20
 _CLOSE_CODES: Final = range(4000, 4200)
+_WRITE: Final[dict[str, AttributeValue]] = {
+    "messaging.system": MESSAGING_SYSTEM,
+    "messaging.operation.name": "write",
+    "messaging.operation.type": "process",
+}
 
 
 class Member(Protocol):
@@ -55,7 +63,10 @@ class Hub:
         self._ids = itertools.count(clock.now_ms() << _ID_SHIFT)
         self._due: list[tuple[float, int]] = []
         self._dirty: list[Member] = []
+        self._writes: list[tuple[OpenSpan, list[Member]]] = []
+        """Of sampled traces: what this turn of the loop will have written, and to whom."""
         metrics.connections = self._members.__len__
+        metrics.backlog = self._backlog
 
     # --- who is here ---
 
@@ -132,6 +143,22 @@ class Hub:
             except Exception:
                 log.exception("connection.bug", connection_id=member.session.connection_id)
                 member.abort()
+        if delivery.traceparent:
+            self._trace(delivery)
+
+    def _trace(self, delivery: deliver_pb2.Delivery) -> None:
+        """Begins a span that ends when what was queued has been written."""
+        place = read_traceparent(delivery.traceparent)
+        span = None if place is None else open_span(f"write {delivery.type}", SpanKind.CONSUMER, place, _WRITE)
+        if span is None:
+            return
+        ids = [target.connection_id for target in delivery.targets]
+        members = [self._members[number] for number in ids if number in self._members]
+        span.note("hither.targets", len(ids))
+        span.note("hither.targets.gone", len(ids) - len(members))
+        self._writes.append((span, members))
+        if not self._dirty:
+            self._end_writes()
 
     # --- writing ---
 
@@ -149,6 +176,24 @@ class Hub:
             except Exception:
                 log.exception("connection.bug", connection_id=member.session.connection_id)
                 member.abort()
+        if self._writes:
+            self._end_writes()
+
+    def _end_writes(self) -> None:
+        """Ends the spans. Clients that read slowly, or are being caught up, get what was queued some time later."""
+        writes, self._writes = self._writes, []
+        for span, members in writes:
+            late = [member for member in members if member.session.outbox or not member.session.caught_up]
+            span.note("hither.targets.late", len(late))
+            span.end()
+
+    def _backlog(self) -> Backlog:
+        waiting = [member.session.outbox for member in self._members.values() if member.session.outbox]
+        return Backlog(
+            bytes=sum(outbox.waiting_bytes for outbox in waiting),
+            frames=sum(map(len, waiting)),
+            connections=len(waiting),
+        )
 
     # --- time ---
 

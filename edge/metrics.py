@@ -2,9 +2,18 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+
+class Backlog(NamedTuple):
+    """What waits to be sent to all clients together."""
+
+    bytes: int = 0
+    frames: int = 0
+    connections: int = 0
 
 
 class EdgeMetrics(Collector):
@@ -34,11 +43,18 @@ class EdgeMetrics(Collector):
         """Recoveries of connections that were live: a gap in what was delivered."""
         self.connections: Callable[[], int] = int
         self.calls_in_flight: Callable[[], int] = int
+        self.backlog: Callable[[], Backlog] = Backlog
 
     def collect(self) -> Iterator[Metric]:
         """See prometheus_client."""
         yield GaugeMetricFamily("hither_edge_connections", "Open WebSocket connections.", self.connections())
         yield GaugeMetricFamily("hither_edge_calls_in_flight", "Calls that clients wait for.", self.calls_in_flight())
+        backlog = self.backlog()
+        yield GaugeMetricFamily("hither_edge_outbox_bytes", "Bytes that wait to be sent to clients.", backlog.bytes)
+        yield GaugeMetricFamily("hither_edge_outbox_frames", "Frames that wait to be sent to clients.", backlog.frames)
+        yield GaugeMetricFamily(
+            "hither_edge_connections_waiting", "Connections that frames wait for.", backlog.connections
+        )
         yield _labelled("hither_edge_frames_in", "Frames from clients.", "type", self.frames_in)
         yield _labelled("hither_edge_frames_out", "Frames to clients.", "type", self.frames_out)
         yield _labelled("hither_edge_closes", "Closed connections, by close code.", "code", self.closes)

@@ -57,6 +57,10 @@ class Outbox:
     def __bool__(self) -> bool:
         return self.waiting_bytes > 0
 
+    def __len__(self) -> int:
+        """Frames that wait, those among them that had to make room and have not come to their turn yet."""
+        return len(self._waiting)
+
     @property
     def more_than_half_full(self) -> bool:
         """Whether what can wait elsewhere should."""

@@ -5,10 +5,14 @@ from collections.abc import Callable
 
 import structlog
 from google.protobuf.message import Message
+from opentelemetry.trace import SpanKind
+from opentelemetry.util.types import AttributeValue
 
 from discovery.errors import HitherError, Internal, ResourceExhausted, Unavailable
+from discovery.rpc.status import code_name
+from discovery.rpc.tracing import OpenSpan, Trace, begin_trace, open_span, surround
 from edge.gateway import Gateway
-from edge.session import Call
+from edge.session import Call, Purpose
 
 log = structlog.get_logger(__name__)
 
@@ -41,18 +45,21 @@ class Relay:
             finally:
                 self._group = None
 
-    def start(self, call: Call, settle: Settle) -> None:
-        """Starts a call. `settle` is called once, perhaps before this returns."""
+    def start(self, call: Call, settle: Settle, place: Trace | None = None) -> None:
+        """Starts a call, at this place of a trace or in a new one. `settle` is called once, perhaps before this returns."""
         if self._group is None:
             settle(call, Unavailable("the server is not serving", reason="DRAINING", retry_after_s=_RETRY_AFTER_S))
         elif self._in_flight >= self._most:
             settle(call, ResourceExhausted("the edge has too many calls under way", retry_after_s=_RETRY_AFTER_S))
         else:
             self._in_flight += 1
-            self._group.create_task(self._carry(call, settle))
+            place = place or begin_trace()
+            span = _open_span(call, place) if place.sampled else None
+            self._group.create_task(self._carry(call, settle, place if span is None else span.trace, span))
 
-    async def _carry(self, call: Call, settle: Settle) -> None:
+    async def _carry(self, call: Call, settle: Settle, place: Trace, span: OpenSpan | None) -> None:
         outcome: Message | HitherError
+        surround(place)
         try:
             outcome = await self._gateway.call(call.spec, call.request, call.caller)
         except HitherError as error:
@@ -66,3 +73,17 @@ class Relay:
             settle(call, outcome)
         except Exception:
             log.exception("answer.bug", method=call.spec.path)
+        if span is not None:
+            failed = outcome if isinstance(outcome, HitherError) else None
+            span.end_served("OK" if failed is None else code_name(failed), failed)
+
+
+def _open_span(call: Call, place: Trace) -> OpenSpan | None:
+    spec = call.spec
+    name = f"frame {spec.frame}" if call.purpose is Purpose.REQUEST else f"connection {spec.name}"
+    attributes: dict[str, AttributeValue] = {
+        "rpc.system": "hither.websocket",
+        "rpc.service": spec.service,
+        "rpc.method": spec.name,
+    }
+    return open_span(name, SpanKind.SERVER, place, attributes)

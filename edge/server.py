@@ -65,8 +65,6 @@ class EdgeServer:
         self._server: asyncio.Server | None = None
         self._address = ""
         self.serving = asyncio.Event()
-        """Set once clients are accepted."""
-        self.serving = asyncio.Event()
         """Set once `run` accepts clients."""
         self.metrics.calls_in_flight = lambda: self._relay.in_flight
 
@@ -85,7 +83,12 @@ class EdgeServer:
         """Binds the port; raises OSError if it is taken. Nobody is accepted before `run`."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            self._door, self._host, self._port, backlog=self._settings.backlog, start_serving=False
+            self._door,
+            self._host,
+            self._port,
+            backlog=self._settings.backlog,
+            reuse_port=self._settings.reuse_port or None,
+            start_serving=False,
         )
         host, port = self._server.sockets[0].getsockname()[:2]
         self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -116,7 +119,6 @@ class EdgeServer:
             group.create_task(self._registrar.run(), name="edge registrar")
             await asyncio.sleep(0)  # the relay takes calls from here on
             await self._server.start_serving()
-            self.serving.set()
             self.serving.set()
             log.info("edge.serving", address=self.address, edge_id=self._gateway.edge_id, connections=self._door.most)
 

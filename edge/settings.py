@@ -11,6 +11,8 @@ class EdgeSettings:
     """Open client connections of this edge, WebSocket and HTTP together; more are refused with 503."""
     backlog: int = 4096
     """Connections that the kernel may hold before they are accepted."""
+    reuse_port: bool = False
+    """Shares the port with other processes that do: the kernel spreads new connections over them."""
     head_bytes: int = 16_384
     """The largest head (first line and headers) of a request."""
     head_timeout_s: float = 10.0

@@ -15,6 +15,7 @@ from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
 
 from discovery.clock import Clock
 from discovery.errors import HitherError
+from discovery.rpc.tracing import Trace
 from edge.hub import Hub
 from edge.metrics import EdgeMetrics
 from edge.registrar import Registrar
@@ -71,15 +72,26 @@ class Shell:
 
 
 class ClientSocket(WSListener):
-    """One client's WebSocket, from the completed handshake on."""
+    """One client's WebSocket, from the completed handshake on. `place` is where its requests stand in a trace of the client's;
+    without it each begins its own.
+    """
 
     __slots__ = (
         "_close_code", "_fragments_bytes", "_fragments_text", "_greeting", "_kind", "_lost", "_open",
-        "_parts", "_paused", "_shell", "_timer", "_transport", "_wire", "due_s", "flushing", "session",
+        "_parts", "_paused", "_place", "_shell", "_timer", "_transport", "_wire", "due_s", "flushing", "session",
     )  # fmt: skip
 
-    def __init__(self, shell: Shell, session: Session, token: str, cursor: int | None, wire: Wire) -> None:
+    def __init__(
+        self,
+        shell: Shell,
+        session: Session,
+        token: str,
+        cursor: int | None,
+        wire: Wire,
+        place: Trace | None = None,
+    ) -> None:
         self.session = session
+        self._place = place
         self.due_s = float("inf")
         self._shell = shell
         self._greeting: tuple[str, int | None] | None = (token, cursor)
@@ -186,7 +198,7 @@ class ClientSocket(WSListener):
 
     def _call(self) -> None:
         for call in self.session.take_calls():
-            self._shell.relay.start(call, self._settle)
+            self._shell.relay.start(call, self._settle, self._place)
 
     def _settle(self, call: Call, outcome: Message | HitherError) -> None:
         now_s = self._shell.clock.monotonic_s()

@@ -1,6 +1,7 @@
-"""Wires a whole Hither into one process: engines, services, mesh and edge; and takes it down again in order.
+"""Wires a process: engines, services, mesh and edge; and takes it down again in order.
 
-The only room that knows both the services and the engines. It decides nothing that a message could notice.
+A process is some of the services, an edge, or both: `run_whole` is all of it on embedded engines, the others are what runs
+apart. The only room that knows both the services and the engines. It decides nothing that a message could notice.
 """
 
 import asyncio
@@ -8,12 +9,12 @@ import gc
 import ipaddress
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Protocol
 
 import structlog
 from prometheus_client import REGISTRY
@@ -21,172 +22,277 @@ from prometheus_client import REGISTRY
 from discovery.clock import SystemClock
 from discovery.ids import Snowflakes
 from discovery.mesh import Mesh
-from discovery.registry.embedded import EmbeddedRegistry
+from discovery.registry.port import Registry
+from discovery.rpc.call import Caller, Role
 from discovery.rpc.dispatcher import Dispatcher
+from discovery.rpc.exporting import Origin, exporting_spans
+from discovery.rpc.metrics_server import MetricsServer
 from discovery.rpc.server import RpcServer
 from discovery.rpc.tokens import ResumeTokens, TokenVerifier
 from edge.gateway import Gateway
 from edge.health import HealthReport
 from edge.http import build_app
 from edge.server import EdgeServer
+from services.catalogue import NAMES, HandsOver, Service, TellsHealth, Wiring, make_service
 from services.config import Config, ConfigError
 from services.data_directory import DataDirectory, Running
-from services.directory.service import Directory
 from services.directory.tokens import TokenIssuer
-from services.location.service import Location
-from services.messaging.service import Messaging
-from services.ports.bus import Bus
-from services.ports.cache import Cache
-from services.presence.service import Presence
-from services.push.service import Push
-from services.sessions.service import Sessions
-from services.storage.memory.bus import MemoryBus
-from services.storage.memory.cache import MemoryCache
-from services.storage.sql.directory import SqlDirectoryStore, sqlite_url
-from services.storage.sqlite.devices import SqliteDeviceStore
-from services.storage.sqlite.log import SqliteLog
-from services.storage.sqlite.messages import SqliteMessageStore
+from services.edge_processes import EdgeCommand, EdgeProcesses, shared_port
+from services.engines import open_engines
+from services.registries import EMBEDDED, open_registry
 
 log = structlog.get_logger(__name__)
 
-_LOOPBACK = "127.0.0.1"
+_PARTITIONS_WHOLE = 4
+PARTITIONS_APART = 256
+_PROCESS_TOKEN_S = 3600
 
 
-class Service(Protocol):
-    """What the process needs of a service: its servicer, and the background work that it owns."""
-
-    @property
-    def servicer(self) -> object:
-        """Answers the service's RPCs."""
-
-    async def run(self) -> None:
-        """Works until cancelled; raises when a part of it dies."""
+Announce = Callable[[str], None]
+"""Told once where the process can be reached, when all is ready."""
+Serve = Callable[[Mesh, RpcServer], Awaitable[None]]
+"""Opens a process to its callers, and returns when it is time to stop."""
 
 
-@dataclass(frozen=True, slots=True)
-class Engines:
-    """The embedded engines, open."""
+async def run_whole(config: Config, announce: Announce, edges: int = 0, config_file: Path | None = None) -> None:
+    """Runs everything until SIGTERM or SIGINT, then drains. `announce` gets the public URL.
 
-    log: SqliteLog
-    messages: SqliteMessageStore
-    devices: SqliteDeviceStore
-    directory: SqlDirectoryStore
-    cache: Cache
-    bus: Bus
-
-
-async def run_whole(config: Config, announce: Callable[[str], None]) -> None:
-    """Runs everything until SIGTERM or SIGINT, then drains. `announce` gets the public URL once all is ready.
+    With `edges`, that many processes beside this one are the edge, and this one serves them the registry; they read the same
+    environment, and `config_file`.
 
     Raises ConfigError for settings that are not safe, DataDirectoryBusy if another process holds the data, and whatever
     ended a part that should have gone on.
     """
-    _refuse_plaintext_off_loopback(config)
     data = DataDirectory(Path(config.process.data))
     with data.exclusively():
-        try:
-            data.fix_partitions(config.process.partitions)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        log.info("starting", version=version("hither"), cluster=data.cluster, settings=config.shown())
-        async with _engines(config, data) as engines:
-            await _Whole(config, data, engines).run(announce, stop)
-    log.info("stopped")
+        process = _Process(config, data, config.process.partitions or data.partitions() or _PARTITIONS_WHOLE)
+        _refuse_plaintext_off_loopback(config)
+        front = partial(process.serve_with_edges, edges, config_file) if edges else process.serve_with_edge
+        await process.run(NAMES, partial(front, announce))
 
 
-@asynccontextmanager
-async def _engines(config: Config, data: DataDirectory) -> AsyncIterator[Engines]:
-    async with AsyncExitStack() as stack:
-        log_ = await SqliteLog.open(data.database("log"))
-        stack.push_async_callback(log_.close)
-        messages = await SqliteMessageStore.open(data.database("messages"))
-        stack.push_async_callback(messages.close)
-        devices = await SqliteDeviceStore.open(data.database("devices"))
-        stack.push_async_callback(devices.close)
-        directory = await SqlDirectoryStore.open(sqlite_url(data.database("directory")))
-        stack.push_async_callback(directory.close)
-        cache = MemoryCache(SystemClock(), config.process.cache_keys)
-        stack.push_async_callback(cache.close)
-        bus = MemoryBus()
-        stack.push_async_callback(bus.close)
-        yield Engines(log_, messages, devices, directory, cache, bus)
+async def run_services(names: Sequence[str], config: Config, announce: Announce) -> None:
+    """Runs these services (of NAMES) until SIGTERM or SIGINT, then hands over and drains. `announce` gets the gRPC address.
+
+    Raises as run_whole does. Any number of processes may share a data directory: they take the keys from it.
+    """
+    process = _apart(config)
+    await process.run(names, partial(process.serve_alone, announce))
 
 
-class _Whole:
-    """One process that is every service and an edge."""
+async def run_edge(config: Config, announce: Announce, with_parent: bool = False) -> None:
+    """Runs an edge until SIGTERM or SIGINT, then drains. `announce` gets the public URL. Raises as run_whole does.
 
-    def __init__(self, config: Config, data: DataDirectory, engines: Engines) -> None:
+    `with_parent` also ends it when standard input does.
+    """
+    _refuse_plaintext_off_loopback(config)
+    process = _apart(config)
+    if with_parent:
+        await process.stop_with_parent()
+    await process.run((), partial(process.serve_with_edge, announce))
+
+
+def _apart(config: Config) -> "_Process":
+    if config.mesh.registry == EMBEDDED:
+        raise ConfigError(
+            "mesh: processes that run apart find each other in a registry: say --registry etcd://HOST:PORT"
+        )
+    data = DataDirectory(Path(config.process.data))
+    return _Process(config, data, config.process.partitions or data.partitions() or PARTITIONS_APART)
+
+
+class _Process:
+    """Some services, an edge, or both, in one process."""
+
+    def __init__(self, config: Config, data: DataDirectory, partitions: int) -> None:
         self._config = config
         self._data = data
-        self._engines = engines
+        self._partitions = partitions
         self._clock = SystemClock()
         self._verifier = TokenVerifier(data.keys.verify_pem, data.cluster, self._clock)
+        self._services: dict[str, Service] = {}
+        self._stop = asyncio.Event()
+        # Tokens for calls to other processes need the key that signs them; certificates do without.
+        signing = data.keys.signing_pem
+        self._token = ProcessToken(TokenIssuer(signing, data.cluster, self._clock), self._clock) if signing else None
 
-    async def run(self, announce: Callable[[str], None], stop: asyncio.Event) -> None:
-        """Serves until `stop` is set, then drains. Raises what ended a part before that."""
-        config, clock = self._config, self._clock
-        registry = EmbeddedRegistry(clock)
-        async with Mesh(
+    async def run(self, names: Sequence[str], serve: Serve) -> None:
+        """Makes the services, has `serve` serve until SIGTERM or SIGINT, then drains. Raises what ended a part before that."""
+        config, data = self._config, self._data
+        try:
+            data.fix_partitions(self._partitions)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
+        log.info("starting", version=version("hither"), cluster=data.cluster, settings=config.shown())
+        async with (
+            open_engines(config, data, self._partitions) as engines,
+            open_registry(config.mesh, data.cluster, self._clock, self._token) as registry,
+            self._make_mesh(names, registry) as mesh,
+        ):
+            snowflakes = Snowflakes(mesh.instance_number, self._clock)
+            wiring = Wiring(mesh, engines, data, snowflakes, config, self._clock)
+            self._services = {name: await make_service(name, wiring) for name in names}
+            async with (
+                self._in_sight(mesh, names),
+                RpcServer(mesh, self._verifier, config.mesh.listen) as server,
+                _at_work({name: service.run for name, service in self._services.items()}),
+            ):
+                await serve(mesh, server)
+                log.info("draining", window_s=config.process.drain_s)
+                await self._hand_over(server)
+                await server.drain(config.process.drain_s)
+        log.info("stopped")
+
+    @asynccontextmanager
+    async def _in_sight(self, mesh: Mesh, names: Sequence[str]) -> AsyncIterator[None]:
+        """What the process sees of the mesh stands in its metrics, and its spans go where they are wanted, while the block
+        runs.
+        """
+        origin = Origin(_kind(names), mesh.instance_id, version("hither"))
+        with mesh.ring_metrics.shown_in(REGISTRY):
+            async with exporting_spans(self._config.telemetry, origin):
+                yield
+
+    async def serve_alone(self, announce: Announce, mesh: Mesh, server: RpcServer) -> None:
+        """Serves the services until it is time to stop."""
+        telemetry = self._config.telemetry
+        async with MetricsServer(lambda: self._health().parts, telemetry.metrics_host, telemetry.metrics_port):
+            await self._open(mesh, server)
+            announce(server.address)
+            await self._stop.wait()
+
+    async def serve_with_edge(self, announce: Announce, mesh: Mesh, server: RpcServer) -> None:
+        """Serves clients too, until it is time to stop; then sends them elsewhere."""
+        async with self._make_edge(mesh) as edge:
+            await self._open(mesh, server)
+            async with _at_work({"edge": edge.run}):
+                await edge.serving.wait()
+                url = f"http://{edge.address}"
+                self._announce(url, server)
+                announce(url)
+                await self._stop.wait()
+                self._data.retract()
+                await edge.drain(self._config.process.drain_s)
+
+    async def serve_with_edges(
+        self, count: int, config_file: Path | None, announce: Announce, mesh: Mesh, server: RpcServer
+    ) -> None:
+        """Serves the services and, from processes beside this one, clients, until it is time to stop; then stops the edges."""
+        process = self._config.process
+        await self._open(mesh, server)
+        telemetry = self._config.telemetry
+        async with (
+            MetricsServer(lambda: self._health().parts, telemetry.metrics_host, telemetry.metrics_port),
+            shared_port(process.host, process.port) as port,
+        ):
+            command = EdgeCommand(
+                registry=f"grpc://{server.address}",
+                host=process.host,
+                port=port,
+                data=self._data.path,
+                behind_tls_proxy=process.behind_tls_proxy,
+                config_file=config_file,
+                drain_s=process.drain_s,
+            )
+            edges = EdgeProcesses(command, count)
+            async with _at_work({"edges": edges.run}):
+                await edges.ready.wait()
+                url = f"http://{process.host}:{port}"
+                self._announce(url, server)
+                announce(url)
+                await self._stop.wait()
+                self._data.retract()
+
+    async def stop_with_parent(self) -> None:
+        """From now on the end of standard input means that it is time to stop."""
+        self._parent, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: _UntilEnd(self._stop), sys.stdin)
+
+    async def _open(self, mesh: Mesh, server: RpcServer) -> None:
+        """Lets the mesh call this process."""
+        await mesh.serve(self._config.mesh.advertise or server.address)
+        gc.collect()
+        gc.freeze()  # what was made at start stays: the collector need not look at it again and again
+
+    def _announce(self, url: str, server: RpcServer) -> None:
+        """Lets operators on this machine find the process, if it is the one that holds the data."""
+        if self._services:
+            self._data.announce(Running(os.getpid(), url, server.address))
+
+    async def _hand_over(self, server: RpcServer) -> None:
+        """Tells everyone to call elsewhere, and finishes what the partitions of this process still hold."""
+        await server.retire()
+        try:
+            async with asyncio.timeout(self._config.process.drain_s):
+                for service in self._services.values():
+                    if isinstance(service, HandsOver):
+                        await service.handed_over()
+        except TimeoutError:
+            # Nothing is lost by it: the new owners apply again what was not committed here.
+            log.warning("handing over took too long", limit_s=self._config.process.drain_s)
+
+    def _make_mesh(self, names: Sequence[str], registry: Registry) -> Mesh:
+        return Mesh(
             registry,
             Dispatcher(),
-            partitions=config.process.partitions,
-            service_name="hither",
-            clock=clock,
+            partitions=self._partitions,
+            service_name=_kind(names),
+            clock=self._clock,
+            token=self._token,
             version=version("hither"),
-        ) as mesh:
-            services = self._make_services(mesh)
-            for name, service in services.items():
-                mesh.dispatcher.add(service.servicer, f"hither.{name}.v1.{name.title()}Service")
-            edge = self._make_edge(mesh, services)
-            async with RpcServer(mesh, self._verifier, f"{_LOOPBACK}:{config.process.grpc_port}") as server:
-                await mesh.serve(server.address)
-                async with (
-                    edge,
-                    _at_work({**{name: service.run for name, service in services.items()}, "edge": edge.run}),
-                ):
-                    await edge.serving.wait()
-                    url = f"http://{edge.address}"
-                    self._data.announce(Running(os.getpid(), url, server.address))
-                    gc.collect()
-                    gc.freeze()  # what was made at start stays: the collector need not look at it again and again
-                    announce(url)
-                    await stop.wait()
-                    log.info("draining", window_s=config.process.drain_s)
-                    self._data.retract()
-                    await edge.drain(config.process.drain_s)
-                    await server.drain(config.process.drain_s)
-        await registry.close()
+            weight=self._config.mesh.weight,
+        )
 
-    def _make_services(self, mesh: Mesh) -> dict[str, Service]:
-        config, engines, clock = self._config, self._engines, self._clock
-        issuer = TokenIssuer(self._data.keys.signing_pem, self._data.cluster, clock)
-        snowflakes = Snowflakes(mesh.instance_number, clock)
-        return {
-            "directory": Directory(mesh, engines.directory, engines.bus, issuer, snowflakes, clock, config.directory),
-            "sessions": Sessions(mesh, engines.cache, engines.devices, clock, config.sessions),
-            "messaging": Messaging(
-                mesh, engines.log, engines.messages, engines.bus, snowflakes, clock, config.messaging
-            ),
-            "presence": Presence(mesh, engines.cache, engines.bus, clock, config.presence),
-            "location": Location(),
-            "push": Push(),
-        }
-
-    def _make_edge(self, mesh: Mesh, services: Mapping[str, Service]) -> EdgeServer:
+    def _make_edge(self, mesh: Mesh) -> EdgeServer:
         config, clock = self._config, self._clock
         resume = ResumeTokens(self._data.keys.resume_key, self._data.cluster, clock)
         gateway = Gateway(mesh, self._verifier, resume, f"edge-{mesh.instance_id}", config.edge, clock)
-        messaging = services["messaging"]
-        assert isinstance(messaging, Messaging)
-
-        def health() -> HealthReport:
-            return HealthReport({"messaging": "; ".join(str(problem) for problem in messaging.health())})
-
-        app = build_app(gateway, config.http, health, REGISTRY, clock)
+        app = build_app(gateway, config.http, self._health, REGISTRY, clock)
         return EdgeServer(gateway, app, host=config.process.host, port=config.process.port)
+
+    def _health(self) -> HealthReport:
+        return HealthReport(
+            {
+                name: "; ".join(str(problem) for problem in service.health())
+                for name, service in self._services.items()
+                if isinstance(service, TellsHealth)
+            }
+        )
+
+
+def _kind(names: Sequence[str]) -> str:
+    """What a process of these services is called."""
+    return "hither" if len(names) == len(NAMES) else "+".join(names) or "edge"
+
+
+class ProcessToken:
+    """The SERVICE token with which a process calls others: one for an hour, a new one when half of it is over."""
+
+    def __init__(self, issuer: TokenIssuer, clock: SystemClock) -> None:
+        self._issuer = issuer
+        self._clock = clock
+        self._token = ""
+        self._renew_s = 0.0
+
+    def __call__(self) -> str:
+        """A token that is good for half an hour at least."""
+        now_s = self._clock.monotonic_s()
+        if not self._token or now_s >= self._renew_s:
+            self._token = self._issuer.issue(Caller(Role.SERVICE, service="mesh"), ttl_s=_PROCESS_TOKEN_S)
+            self._renew_s = now_s + _PROCESS_TOKEN_S / 2
+        return self._token
+
+
+class _UntilEnd(asyncio.Protocol):
+    """Reads what nobody writes, until its end."""
+
+    def __init__(self, ended: asyncio.Event) -> None:
+        self._ended = ended
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The other end is closed."""
+        self._ended.set()
 
 
 @asynccontextmanager

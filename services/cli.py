@@ -1,9 +1,12 @@
-"""The command line: `hither up`, `hither token`, `hither status`."""
+"""The command line: `hither up`, `hither serve`, `hither edge`, `hither token`, `hither status`."""
 
 import asyncio
 import os
 import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import click
 import uvloop
@@ -12,17 +15,57 @@ from discovery.clock import SystemClock
 from discovery.errors import HitherError
 from discovery.rpc.call import Caller, Role
 from discovery.rpc.telemetry import configure_logging
-from services.app import run_whole
-from services.config import Config, ConfigError, load_config
-from services.data_directory import DataDirectory, DataDirectoryBusy
+from hither.mesh.v1.status_service_pb2 import GetStatusResponse
+from services.app import PARTITIONS_APART, run_edge, run_services, run_whole
+from services.catalogue import NAMES
+from services.config import Config, ConfigError, MeshSettings, load_config
+from services.data_directory import DataDirectory, DataDirectoryBusy, Running
 from services.directory.tokens import TokenIssuer
-from services.status import fetch_status, render_status
+from services.registries import EMBEDDED, open_registry
+from services.status import render_status, watch_process, watch_registry
+
+_Command = Callable[..., Any]
+_STATUS_TOKEN_S = 3600
+_MESH_KEYS = {setting.name for setting in fields(MeshSettings)}
 
 _data_option = click.option(
     "--data",
     type=click.Path(file_okay=False, path_type=Path),
     help="Data directory. Default: .hither, or HITHER_PROCESS_DATA.",
 )
+
+
+_config_option = click.option(
+    "--config", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Settings, as TOML."
+)
+
+
+def _public_options(command: _Command) -> _Command:
+    """Where clients connect."""
+    options = (
+        click.option("--host", help="Address to listen on for clients. Default: 127.0.0.1."),
+        click.option(
+            "--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one. Default: 8080."
+        ),
+        click.option("--behind-tls-proxy", is_flag=True, default=None, help="Something in front of --host speaks TLS."),
+    )
+    return _decorated(command, options)
+
+
+def _mesh_options(command: _Command) -> _Command:
+    """The process's place in the mesh."""
+    options = (
+        click.option("--registry", help="etcd://HOST:PORT[,HOST:PORT...]. Default: embedded."),
+        click.option("--listen", help="HOST:PORT for gRPC; port 0 takes a free one. Default: 127.0.0.1:0."),
+        click.option("--zone", help="Calls that no key decides stay in the zone where they can."),
+    )
+    return _decorated(command, options)
+
+
+def _decorated(command: _Command, options: Iterable[Callable[[_Command], _Command]]) -> _Command:
+    for option in options:
+        command = option(command)
+    return command
 
 
 @click.group()
@@ -32,36 +75,41 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--host", help="Address to listen on. Default: 127.0.0.1.")
-@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one. Default: 8080.")
-@click.option("--grpc-port", type=click.IntRange(0, 65535), help="Loopback port for gRPC. Default: a free one.")
-@click.option("--behind-tls-proxy", is_flag=True, default=None, help="Something in front of --host speaks TLS.")
 @click.option(
-    "--config", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Settings, as TOML."
+    "--edges", type=click.IntRange(0, 64), default=0, help="Edge processes beside this one; 0: it is the edge itself."
 )
+@_public_options
+@_mesh_options
+@_config_option
 @_data_option
-def up(
-    host: str | None,
-    port: int | None,
-    grpc_port: int | None,
-    behind_tls_proxy: bool | None,
-    file: Path | None,
-    data: Path | None,
-) -> None:
-    """Run everything in one process, on embedded engines."""
-    given = {
-        "host": host,
-        "port": port,
-        "grpc_port": grpc_port,
-        "behind_tls_proxy": behind_tls_proxy,
-        "data": data and str(data),
-    }
-    config = _configure(file, {key: value for key, value in given.items() if value is not None})
-    configure_logging(config.process.log_level, config.process.log_json)
-    try:
-        uvloop.run(run_whole(config, announce=lambda url: click.echo(f"hither is ready at {url}")))
-    except (ConfigError, DataDirectoryBusy, OSError) as error:
-        raise click.ClickException(str(error)) from error
+def up(edges: int, file: Path | None, **given: object) -> None:
+    """Run everything in one process, on embedded engines; or all but the edge, with --edges."""
+    config = _configure(file, given)
+    _run(config, run_whole(config, lambda url: click.echo(f"hither is ready at {url}"), edges, file))
+
+
+@main.command()
+@click.argument("services", metavar="SERVICE...", nargs=-1, required=True, type=click.Choice(NAMES))
+@_mesh_options
+@_config_option
+@_data_option
+def serve(services: tuple[str, ...], file: Path | None, **given: object) -> None:
+    """Run SERVICE... apart from the others, found through the registry."""
+    config = _configure(file, given)
+    names = tuple(dict.fromkeys(services))
+    _run(config, run_services(names, config, lambda address: click.echo(f"{' '.join(names)} ready at {address}")))
+
+
+@main.command()
+@click.option("--with-parent", is_flag=True, help="End when standard input does.")
+@_public_options
+@_mesh_options
+@_config_option
+@_data_option
+def edge(with_parent: bool, file: Path | None, **given: object) -> None:
+    """Run an edge, where clients connect, apart from the services."""
+    config = _configure(file, given)
+    _run(config, run_edge(config, lambda url: click.echo(f"hither is ready at {url}"), with_parent))
 
 
 @main.command()
@@ -86,25 +134,68 @@ def token(subjects: tuple[str, ...], device: str, role: str, hours: float, data:
 
 
 @main.command()
+@click.option("--registry", help="etcd://HOST:PORT[,HOST:PORT...]. Default: ask the process that runs whole here.")
+@click.option("--watch", is_flag=True, help="Show it again and again, until interrupted.")
+@_config_option
 @_data_option
-def status(data: Path | None) -> None:
-    """Show the instances of the running process, their state and their partitions. Exits with 1 if none runs."""
+def status(registry: str | None, watch: bool, file: Path | None, data: Path | None) -> None:
+    """Show the instances, their states, partitions and load. Exits with 1 if nothing runs here."""
+    config = _configure(file, {"registry": registry, "data": data})
     directory = _existing(data)
     running = directory.running()
-    if running is None:
+    if config.mesh.registry == EMBEDDED and running is None:
         click.echo("not running")
         sys.exit(1)
-    admin = TokenIssuer(directory.keys.signing_pem, directory.cluster, SystemClock()).issue(
-        Caller(Role.ADMIN, service="hither-status"), ttl_s=60
-    )
+    shown = _show_registry(config, directory, watch) if running is None else _show_process(running, directory, watch)
     try:
-        answer = asyncio.run(fetch_status(running.grpc_address, admin))
+        asyncio.run(shown)
     except HitherError as error:
-        raise click.ClickException(f"{running.grpc_address}: {error.reason} {error.message}") from error
-    click.echo(render_status(running, answer))
+        raise click.ClickException(f"{error.reason}: {error.message}") from error
+    except KeyboardInterrupt:
+        pass
 
 
-def _configure(file: Path | None, overrides: dict[str, object]) -> Config:
+async def _show_registry(config: Config, directory: DataDirectory, watch: bool) -> None:
+    partitions = directory.partitions() or config.process.partitions or PARTITIONS_APART
+    async with open_registry(config.mesh, directory.cluster, SystemClock(), None) as registry:
+        answers = watch_registry(registry, directory.cluster, partitions)
+        await _show(f"registry  {config.mesh.registry}", answers, watch)
+
+
+async def _show_process(running: Running, directory: DataDirectory, watch: bool) -> None:
+    issuer = TokenIssuer(directory.keys.signing_pem, directory.cluster, SystemClock())
+    admin = issuer.issue(Caller(Role.ADMIN, service="hither-status"), ttl_s=_STATUS_TOKEN_S)
+    where = f"address   {running.url}   gRPC {running.grpc_address}   pid {running.pid}"
+    await _show(where, watch_process(running.grpc_address, admin), watch)
+
+
+async def _show(where: str, answers: AsyncIterator[GetStatusResponse], watch: bool) -> None:
+    async for answer in answers:
+        if watch:
+            click.clear()
+        click.echo(render_status(where, answer))
+        if not watch:
+            return
+
+
+def _run(config: Config, process: Coroutine[None, None, None]) -> None:
+    configure_logging(config.process.log_level, config.process.log_json)
+    try:
+        uvloop.run(process)
+    except (ConfigError, DataDirectoryBusy, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    except HitherError as error:
+        raise click.ClickException(f"{error.reason}: {error.message}") from error
+
+
+def _configure(file: Path | None, given: Mapping[str, object]) -> Config:
+    """The configuration, with the options that were given on the command line."""
+    overrides: dict[str, dict[str, object]] = {"process": {}, "mesh": {}}
+    for key, value in given.items():
+        if value is not None:
+            overrides["mesh" if key in _MESH_KEYS else "process"][key] = (
+                str(value) if isinstance(value, Path) else value
+            )
     try:
         return load_config(file, os.environ, overrides)
     except ConfigError as error:
@@ -112,8 +203,12 @@ def _configure(file: Path | None, overrides: dict[str, object]) -> Config:
 
 
 def _existing(data: Path | None) -> DataDirectory:
-    config = _configure(None, {} if data is None else {"data": str(data)})
+    config = _configure(None, {"data": data})
     path = Path(config.process.data)
     if not (path / "cluster-id").exists():
         raise click.ClickException(f"{path} is no data directory: `hither up --data {path}` makes one")
     return DataDirectory(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -4,6 +4,7 @@ A section of the file is the settings of one room: `[edge] frames_per_s = 500`. 
 `HITHER_EDGE_FRAMES_PER_S=500`, and wins over the file. What no setting knows is refused, with its name.
 """
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -12,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from discovery.rpc.telemetry import TelemetrySettings
 from edge.http_settings import HttpSettings
 from edge.settings import EdgeSettings
 from services.directory.settings import DirectorySettings
@@ -20,6 +22,8 @@ from services.presence.settings import PresenceSettings
 from services.sessions.settings import SessionsSettings
 
 _PREFIX = "HITHER_"
+_MASK = "***"
+_URL_PASSWORD = re.compile(r"(://[^/@:]*:)[^/@]*@")
 
 
 class ConfigError(Exception):
@@ -34,14 +38,13 @@ class ProcessSettings:
     """Address of the public port."""
     port: int = 8080
     """Public port for HTTP and WebSocket; 0 takes a free one."""
-    grpc_port: int = 0
-    """Loopback port for gRPC; 0 takes a free one."""
     data: str = ".hither"
-    """The data directory."""
+    """The data directory: the cluster's id and keys, and the files of embedded engines."""
     behind_tls_proxy: bool = False
     """Says that something in front of a public port off loopback speaks TLS to the clients."""
-    partitions: int = 4
-    """Partitions of the cluster; fixed for the life of its data. A process that runs whole works in larger batches with few."""
+    partitions: int = 0
+    """Partitions of the cluster; fixed for the life of its data. 0: 4 where a process runs whole, since it works in larger
+    batches with few; 256 where services run apart."""
     drain_s: float = 5.0
     """How long a stop may take to send clients elsewhere, in seconds."""
     log_level: str = "info"
@@ -53,31 +56,87 @@ class ProcessSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class MeshSettings:
+    """The process's place in the mesh."""
+
+    registry: str = "embedded"
+    """Where instances find each other: "embedded" where a process runs whole, else etcd://HOST:PORT[,HOST:PORT...]."""
+    registry_user: str = ""
+    """User of the registry, if it asks for one."""
+    registry_password: str = ""
+    """See `registry_user`."""
+    registry_ca: str = ""
+    """File with the authority of the registry's certificate (PEM). Empty: no TLS to the registry."""
+    registry_cert: str = ""
+    """File with the certificate that the registry asks for (PEM); empty: none."""
+    registry_key: str = ""
+    """File with the key of `registry_cert` (PEM)."""
+    listen: str = "127.0.0.1:0"
+    """Where gRPC is served, as HOST:PORT; port 0 takes a free one."""
+    advertise: str = ""
+    """Where the others reach it, as HOST:PORT, if that is not where it listens."""
+    region: str = ""
+    """Region of the data centre."""
+    zone: str = ""
+    """Zone within the region; calls that no key decides stay in it where they can."""
+    weight: int = 100
+    """Relative share of partitions, 1 to 1000."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnginesSettings:
+    """What the services stand on: "embedded", or the URL of a server."""
+
+    log: str = "embedded"
+    """Or kafka://HOST:PORT[,HOST:PORT...][?replication=3&prefix=NAME].
+    `prefix` goes before the names of topics, so that several clusters can share a Kafka."""
+    messages: str = "embedded"
+    """Or cassandra://HOST:PORT[,HOST:PORT...]/KEYSPACE[?replication=3]."""
+    devices: str = "embedded"
+    """Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE."""
+    directory: str = "embedded"
+    """Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE."""
+    cache: str = "embedded"
+    """Or redis://HOST:PORT/0."""
+    bus: str = "embedded"
+    """Or redis://HOST:PORT/0."""
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything that can be set."""
 
     process: ProcessSettings = field(default_factory=ProcessSettings)
+    mesh: MeshSettings = field(default_factory=MeshSettings)
+    engines: EnginesSettings = field(default_factory=EnginesSettings)
     edge: EdgeSettings = field(default_factory=EdgeSettings)
     http: HttpSettings = field(default_factory=HttpSettings)
     messaging: MessagingSettings = field(default_factory=MessagingSettings)
     sessions: SessionsSettings = field(default_factory=SessionsSettings)
     presence: PresenceSettings = field(default_factory=PresenceSettings)
     directory: DirectorySettings = field(default_factory=DirectorySettings)
+    telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
 
     def shown(self) -> dict[str, dict[str, Any]]:
-        """The settings for the log. None of them is a secret: those live in the data directory."""
-        return asdict(self)
+        """The settings for the log, with passwords masked. Keys are no settings: they live in the data directory."""
+        return {
+            section: {key: _masked(key, value) for key, value in values.items()}
+            for section, values in asdict(self).items()
+        }
 
 
-def load_config(file: Path | None, environment: Mapping[str, str], overrides: Mapping[str, object]) -> Config:
-    """The configuration from a TOML file (if given), then the environment, then the command line (`overrides`: keys of
-    the process section). Raises ConfigError.
+def load_config(
+    file: Path | None, environment: Mapping[str, str], overrides: Mapping[str, Mapping[str, object]]
+) -> Config:
+    """The configuration from a TOML file (if given), then the environment, then the command line (`overrides`, by section).
+    Raises ConfigError.
     """
     sections: dict[str, dict[str, Any]] = {section.name: {} for section in fields(Config)}
     if file is not None:
         _merge_file(sections, file)
     _merge_environment(sections, environment)
-    sections["process"].update(overrides)
+    for name, values in overrides.items():
+        sections[name].update(values)
     return Config(
         **{section.name: _section(section.type, section.name, sections[section.name]) for section in fields(Config)}
     )
@@ -103,6 +162,14 @@ def _merge_environment(sections: dict[str, dict[str, Any]], environment: Mapping
             sections[section][key] = value
         elif section not in ("require", "test"):  # these speak to the tests
             raise ConfigError(f"{variable}: no section {section}; there are {', '.join(sections)}")
+
+
+def _masked(key: str, value: Any) -> Any:
+    if not isinstance(value, str) or not value:
+        return value
+    if key.endswith("password"):
+        return _MASK
+    return _URL_PASSWORD.sub(rf"\g<1>{_MASK}@", value)
 
 
 def _section(kind: Any, name: str, values: dict[str, Any]) -> Any:

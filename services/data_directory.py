@@ -1,4 +1,4 @@
-"""The data directory of a process that runs whole: its files, its keys, and the lock that keeps a second process out.
+"""The data directory: a cluster's id and keys, the files of embedded engines, and the lock that keeps a second process off them.
 
     DIR/cluster-id          names the cluster; a token of another cluster is refused
     DIR/keys/signing.pem    Ed25519 private key that signs access tokens (0600)
@@ -30,7 +30,7 @@ class DataDirectoryBusy(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The secrets of a cluster."""
+    """The secrets of a cluster. A machine whose processes sign nothing need not have the signing key: then it is empty."""
 
     signing_pem: bytes
     verify_pem: bytes
@@ -71,9 +71,15 @@ class DataDirectory:
 
     def fix_partitions(self, wanted: int) -> None:
         """Keeps the number of partitions for good. Raises ValueError if the data were made with another."""
-        kept = int(self._once("partitions", lambda: str(wanted).encode()))
+        with self._locked("keys.lock", wait=True):
+            kept = int(self._once("partitions", lambda: str(wanted).encode()))
         if kept != wanted:
             raise ValueError(f"the data in {self.path} have {kept} partitions, not {wanted}")
+
+    def partitions(self) -> int:
+        """The number that was kept; zero if none was."""
+        path = self.path / "partitions"
+        return int(path.read_text()) if path.exists() else 0
 
     def announce(self, running: Running) -> None:
         """Writes run.json, in one step."""
@@ -113,7 +119,7 @@ class DataDirectory:
             _write_secret(keys / "signing.pem", pair.private_pem)
             (keys / "verify.pem").write_bytes(pair.public_pem)
         return Keys(
-            signing_pem=(keys / "signing.pem").read_bytes(),
+            signing_pem=(keys / "signing.pem").read_bytes() if (keys / "signing.pem").exists() else b"",
             verify_pem=(keys / "verify.pem").read_bytes(),
             resume_key=self._once("keys/resume.key", lambda: secrets.token_bytes(32)),
         )

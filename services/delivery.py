@@ -9,14 +9,17 @@ events of one call.
 import asyncio
 from collections import defaultdict
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import structlog
+from opentelemetry.trace import SpanKind
 from prometheus_client import Counter
 
 from discovery.errors import HitherError
 from discovery.mesh import Mesh
+from discovery.rpc.tracing import MESSAGING_SYSTEM, onward, open_span, read_traceparent
 from hither.edge.v1 import deliver_pb2
 from hither.sessions.v1 import sessions_pb2, sessions_service_pb2
 from hither.sessions.v1.sessions_service_pb2_grpc import SessionsServiceStub
@@ -40,6 +43,8 @@ class UserEvent:
 
     `type` is a field of hither.edge.v1.Event and `payload` the serialised message of that field. `pos` is the place in
     the user's inbox, zero if it has none. An event with a `conflation_key` may be replaced by a later one of that key.
+    `traceparent` is the W3C trace context that it comes out of, empty if that is not sampled; of equal events for one edge
+    the first one's counts.
     """
 
     user_id: str
@@ -47,6 +52,7 @@ class UserEvent:
     payload: bytes
     pos: int = 0
     conflation_key: str = ""
+    traceparent: str = ""
 
 
 @dataclass(slots=True)
@@ -66,7 +72,12 @@ class _EdgeBatch:
         if place < self.last_places.get(number, 0):
             place = self.places[key] = len(self.deliveries)
             self.deliveries.append(
-                deliver_pb2.Delivery(type=event.type, payload=event.payload, conflation_key=event.conflation_key)
+                deliver_pb2.Delivery(
+                    type=event.type,
+                    payload=event.payload,
+                    conflation_key=event.conflation_key,
+                    traceparent=event.traceparent,
+                )
             )
         self.deliveries[place].targets.add(connection_id=number, pos=event.pos)
         self.last_places[number] = place
@@ -143,7 +154,9 @@ class Delivery:
         try:
             for start in range(0, len(batch.deliveries), _MOST_DELIVERIES_A_BATCH):
                 part = deliver_pb2.DeliverBatch(deliveries=batch.deliveries[start : start + _MOST_DELIVERIES_A_BATCH])
-                gone.update(await self._mesh.deliver(edge_id, part))
+                with ExitStack() as spans:
+                    _open_spans(part, edge_id, spans)
+                    gone.update(await self._mesh.deliver(edge_id, part))
                 _targets.inc(sum(len(delivery.targets) for delivery in part.deliveries))
         except HitherError as error:
             _failed("deliver", error)
@@ -167,6 +180,30 @@ class Delivery:
             await self._sessions.RemoveConnections(request, timeout=_REMOVE_TIMEOUT_S)
         except HitherError as error:  # the record runs out by itself after 65 s
             _failed("forget", error)
+
+
+def _open_spans(batch: deliver_pb2.DeliverBatch, edge_id: str, spans: ExitStack) -> None:
+    """Begins a span for each delivery whose trace is sampled, and has the edge go on from there."""
+    for delivery in batch.deliveries:
+        place = read_traceparent(delivery.traceparent)
+        if place is None:
+            continue
+        span = open_span(
+            f"deliver {delivery.type}",
+            SpanKind.PRODUCER,
+            place,
+            {
+                "messaging.system": MESSAGING_SYSTEM,
+                "messaging.operation.name": "deliver",
+                "messaging.operation.type": "send",
+                "messaging.destination.name": edge_id,
+                "messaging.batch.message_count": len(batch.deliveries),
+                "hither.targets": len(delivery.targets),
+            },
+        )
+        delivery.traceparent = onward(span, place)
+        if span is not None:
+            spans.enter_context(span)
 
 
 def _failed(step: str, error: HitherError) -> None:

@@ -1,50 +1,86 @@
-"""What every test may ask for."""
+"""What every test may ask for: real servers, one of each for the whole run, and a way to do without on a laptop."""
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import TypeVar
 
 import pytest
 
+from tests.support.apart import Servers
+from tests.support.servers.cassandra import CassandraServer
+from tests.support.servers.etcd import EtcdCluster
+from tests.support.servers.kafka import KafkaServer
 from tests.support.servers.postgresql import PostgresqlServer
 from tests.support.servers.process import ServerMissing
 from tests.support.servers.redis import RedisServer
 
 Require = Callable[[bool, str], None]
+Server = TypeVar("Server")
 
 
 @pytest.fixture(scope="session")
 def require() -> Require:
     """Skips the test where something outside Python cannot be had; in CI (HITHER_REQUIRE_SERVERS=1) fails it instead."""
-
-    def check(present: bool, otherwise: str) -> None:
-        if present:
-            return
-        if os.environ.get("HITHER_REQUIRE_SERVERS") == "1":
-            pytest.fail(otherwise)
-        pytest.skip(otherwise)
-
-    return check
+    return _require
 
 
 @pytest.fixture(scope="session")
-def redis_server(require: Require, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """One Redis for the run. Whoever asks for it empties it first, and leaves it running."""
-    try:
-        server = RedisServer(tmp_path_factory.mktemp("redis"))
-    except ServerMissing as missing:
-        require(False, str(missing))
-        raise
-    with server:
-        yield server
+    yield from _running(lambda: RedisServer(tmp_path_factory.mktemp("redis")))
 
 
 @pytest.fixture(scope="session")
-def postgresql_server(require: Require) -> Iterator[PostgresqlServer]:
+def postgresql_server() -> Iterator[PostgresqlServer]:
     """One PostgreSQL for the run. Whoever asks for it makes a database, and leaves it running."""
+    yield from _running(PostgresqlServer)
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
+    """One Kafka for the run. Whoever asks for it names topics of its own, and leaves it running."""
+    yield from _running(lambda: KafkaServer(tmp_path_factory.mktemp("kafka")))
+
+
+@pytest.fixture(scope="session")
+def cassandra_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CassandraServer]:
+    """One Cassandra for the run. Whoever asks for it makes a keyspace, and leaves it running."""
+    yield from _running(lambda: CassandraServer(tmp_path_factory.mktemp("cassandra")))
+
+
+@pytest.fixture(scope="session")
+def etcd_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
+    """Three members of etcd for the run. Whoever kills one starts it again."""
+    yield from _running(lambda: EtcdCluster(tmp_path_factory.mktemp("etcd")))
+
+
+@pytest.fixture(scope="session")
+def servers(
+    etcd_cluster: EtcdCluster,
+    kafka: KafkaServer,
+    cassandra_server: CassandraServer,
+    postgresql_server: PostgresqlServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Servers]:
+    """Everything that a Hither needs that runs apart. It has a Redis of its own, for others empty theirs."""
+    for redis in _running(lambda: RedisServer(tmp_path_factory.mktemp("redis"))):
+        yield Servers(etcd_cluster, kafka, cassandra_server, postgresql_server, redis)
+
+
+def _running(make: Callable[[], AbstractContextManager[Server]]) -> Iterator[Server]:
     try:
-        server = PostgresqlServer()
+        server = make()
     except ServerMissing as missing:
-        require(False, str(missing))
+        _require(False, str(missing))
         raise
-    with server:
-        yield server
+    with server as running:
+        yield running
+
+
+def _require(present: bool, otherwise: str) -> None:
+    if present:
+        return
+    if os.environ.get("HITHER_REQUIRE_SERVERS") == "1":
+        pytest.fail(otherwise)
+    pytest.skip(otherwise)

@@ -68,14 +68,15 @@ class EmbeddedRegistry:
             self._publish()
         return True
 
-    async def claim_number(self, lease: int) -> int | None:
+    async def claim_number(self, lease: int, wanted: int | None = None) -> int | None:
         """See Registry."""
         held = self._live(lease)
         if held is None:
             return None
         if held.number is None:
             taken = {other.number for other in self._leases.values()}
-            held.number = next((number for number in range(INSTANCE_NUMBERS) if number not in taken), None)
+            free = (number for number in range(INSTANCE_NUMBERS) if number not in taken)
+            held.number = next(free, None) if wanted is None or wanted in taken else wanted
         if held.number is None:
             raise ResourceExhausted("all instance numbers are held", reason="QUOTA_EXCEEDED")
         return held.number

@@ -69,9 +69,10 @@ class Registry(Protocol):
         False, and nothing done: the lease has ended.
         """
 
-    async def claim_number(self, lease: int) -> int | None:
-        """The lowest instance number that no live lease holds, 0 to 1023, held by this lease until it ends. A lease that
-        holds one gets the same again. None: the lease has ended. Raises ResourceExhausted (QUOTA_EXCEEDED) if all are held.
+    async def claim_number(self, lease: int, wanted: int | None = None) -> int | None:
+        """The lowest instance number that no live lease holds, 0 to 1023 (`wanted` instead, if that is free), held by this
+        lease until it ends. A lease that holds one gets the same again. None: the lease has ended. Raises
+        ResourceExhausted (QUOTA_EXCEEDED) if all are held.
         """
 
     async def snapshot(self) -> Snapshot:

@@ -13,9 +13,9 @@ import grpc
 
 from discovery.errors import HitherError, ResourceExhausted, Unavailable
 from discovery.rpc.call import Call, Caller, Role
-from discovery.rpc.identity import new_trace_id
 from discovery.rpc.peers import Peers
 from discovery.rpc.status import from_grpc
+from discovery.rpc.tracing import new_trace_id
 from hither.edge.v1 import deliver_pb2
 from hither.edge.v1.deliver_service_pb2_grpc import DeliverServiceStub
 

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 import structlog
 from google.protobuf.message import DecodeError, Message
+from opentelemetry.trace import SpanKind
 
 from discovery.contract import MethodSpec, service_methods
 from discovery.errors import (
@@ -32,6 +33,7 @@ from discovery.rpc.call import Call, Caller, Role, find_call, serve_call
 from discovery.rpc.deadlines import Deadlines
 from discovery.rpc.status import code_name
 from discovery.rpc.telemetry import CallMetrics, MethodCalls, process_metrics
+from discovery.rpc.tracing import open_call_span
 from discovery.rpc.validation import validate
 from hither.mesh.v1 import options_pb2
 
@@ -152,23 +154,29 @@ class Dispatcher:
         metrics.in_flight += 1
         started_s = time.monotonic()
         code = "OK"
+        failed: BaseException | None = None
+        span = open_call_span(method, SpanKind.SERVER, call) if call.sampled else None
+        if span is not None:
+            call = call._replace(span_id=span.trace.span_id)
         try:
             self._admit(entry, request, call)
             return await self._serve(entry, request, call, outer)
         except HitherError as error:
-            code = code_name(error)
+            code, failed = code_name(error), error
             raise
-        except asyncio.CancelledError:
-            code = "CANCELLED"
+        except asyncio.CancelledError as error:
+            code, failed = "CANCELLED", error
             raise
-        except Exception:
-            code = "INTERNAL"
+        except Exception as error:
+            code, failed = "INTERNAL", error
             log.exception("a servicer failed", method=method, trace_id=call.trace_id)
             raise Internal(f"internal error, trace {call.trace_id}") from None
         finally:
             self._in_flight -= 1
             metrics.in_flight -= 1
             entry.calls.observe(code, time.monotonic() - started_s)
+            if span is not None:
+                span.end_served(code, failed)
 
     def _method(self, servicer: object, spec: MethodSpec) -> _Method:
         handler = getattr(servicer, spec.name, None)

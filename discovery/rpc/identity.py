@@ -4,7 +4,6 @@
 serialised hither.mesh.v1.Caller, to speak for a user. No token means an anonymous caller.
 """
 
-import random
 from collections.abc import Iterable
 from typing import Final
 
@@ -13,6 +12,7 @@ from google.protobuf.message import DecodeError
 from discovery.errors import Unauthenticated
 from discovery.rpc.call import ANONYMOUS, Call, Caller, Role
 from discovery.rpc.tokens import TokenVerifier
+from discovery.rpc.tracing import traceparent
 from hither.mesh.v1 import caller_pb2, options_pb2
 
 AUTHORIZATION: Final = "authorization"
@@ -20,15 +20,8 @@ CALLER: Final = "hither-caller-bin"
 TRACEPARENT: Final = "traceparent"
 
 _BEARER: Final = "bearer "
-_TRACEPARENT_PARTS: Final = 4
-_TRACE_ID_LENGTH: Final = 32
 
 Metadata = Iterable[tuple[str, str | bytes]]
-
-
-def new_trace_id() -> str:
-    """A W3C trace id: 32 hexadecimal digits. Names a call in the logs; guards nothing."""
-    return f"{random.getrandbits(128) or 1:032x}"
 
 
 def to_caller_message(caller: Caller) -> caller_pb2.Caller:
@@ -51,7 +44,7 @@ def from_caller_message(message: caller_pb2.Caller) -> Caller:
 
 def to_metadata(call: Call, token: str) -> tuple[tuple[str, str | bytes], ...]:
     """The metadata of a call that this process makes, with its own token (empty: none)."""
-    metadata: tuple[tuple[str, str | bytes], ...] = ((TRACEPARENT, traceparent(call.trace_id)),)
+    metadata: tuple[tuple[str, str | bytes], ...] = ((TRACEPARENT, traceparent(call)),)
     if token:
         caller = to_caller_message(call.caller).SerializeToString()
         metadata += ((AUTHORIZATION, f"Bearer {token}"), (CALLER, caller))
@@ -75,20 +68,6 @@ def authenticate(metadata: Metadata, verifier: TokenVerifier | None) -> Caller:
     except DecodeError:
         raise Unauthenticated(f"{CALLER} cannot be read", reason="BAD_TOKEN") from None
     return from_caller_message(message)
-
-
-def traceparent(trace_id: str) -> str:
-    """The W3C trace context of a call in the trace."""
-    return f"00-{trace_id}-{random.getrandbits(64) or 1:016x}-01"
-
-
-def trace_of(value: str | bytes | None) -> str:
-    """The trace id of a W3C trace context; a new one if there is none or it is malformed."""
-    text = value.decode("ascii", "replace") if isinstance(value, bytes) else value or ""
-    parts = text.split("-")
-    if len(parts) == _TRACEPARENT_PARTS and len(parts[1]) == _TRACE_ID_LENGTH and parts[1].isalnum():
-        return parts[1]
-    return new_trace_id()
 
 
 def _bearer(authorization: str | bytes, verifier: TokenVerifier | None) -> Caller:

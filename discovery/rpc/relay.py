@@ -12,8 +12,9 @@ from typing import Final
 from discovery.errors import HitherError, InvalidArgument, ResourceExhausted
 from discovery.rpc.call import Call
 from discovery.rpc.dispatcher import Dispatcher
-from discovery.rpc.identity import from_caller_message, trace_of
+from discovery.rpc.identity import from_caller_message
 from discovery.rpc.status import to_status
+from discovery.rpc.tracing import received_trace
 from hither.mesh.v1 import relay_pb2
 
 MAX_ENVELOPES: Final = 256
@@ -121,12 +122,8 @@ class RelaySession:
 
 def _call(request: relay_pb2.RelayRequest) -> Call:
     timeout_ms = min(request.timeout_ms, _MAX_TIMEOUT_MS)
-    return Call(
-        method=request.method,
-        caller=from_caller_message(request.caller),
-        deadline_s=time.monotonic() + timeout_ms / 1000,
-        trace_id=trace_of(request.traceparent),
-    )
+    deadline_s = time.monotonic() + timeout_ms / 1000
+    return Call(request.method, from_caller_message(request.caller), deadline_s, *received_trace(request.traceparent))
 
 
 def _first(group: BaseExceptionGroup[HitherError]) -> HitherError:

@@ -24,12 +24,13 @@ from discovery.mesh import DELIVER_SERVICE, DeliverHandler, Mesh
 from discovery.rpc.call import Call
 from discovery.rpc.deliver import EDGE_KEY
 from discovery.rpc.dispatcher import Dispatcher, check_access
-from discovery.rpc.identity import TRACEPARENT, authenticate, new_trace_id, trace_of
+from discovery.rpc.identity import TRACEPARENT, authenticate
 from discovery.rpc.peers import MAX_MESSAGE_BYTES
 from discovery.rpc.relay import RelaySession
 from discovery.rpc.status import to_status
 from discovery.rpc.status_servicer import STATUS_SERVICE, StatusServicer
 from discovery.rpc.tokens import TokenVerifier
+from discovery.rpc.tracing import new_trace_id, received_trace
 from hither.edge.v1 import deliver_pb2
 from hither.mesh.v1 import relay_pb2
 
@@ -72,6 +73,7 @@ class RpcServer:
         self._streams = _Streams(mesh, verifier)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(options=_OPTIONS)
+        self._retired = False
         self.port = 0
         """The port it listens on, once entered."""
         if STATUS_SERVICE not in self._dispatcher.services:
@@ -102,15 +104,22 @@ class RpcServer:
         """Hangs up."""
         await self._server.stop(grace=0)
 
-    async def drain(self, grace_s: float) -> None:
-        """Ends gracefully: health says NOT_SERVING, the mesh sends new work elsewhere, what runs may go on for `grace_s`
-        seconds, then the server hangs up.
+    async def retire(self) -> None:
+        """Begins to end: health says NOT_SERVING, and the mesh sends new work elsewhere. What comes is still answered. May be
+        called twice.
         """
+        if self._retired:
+            return
+        self._retired = True
         await self._health.enter_graceful_shutdown()
         try:
             await self._mesh.drain()
         except HitherError as failed:
             log.warning("the registry does not know of the drain", reason=failed.reason)
+
+    async def drain(self, grace_s: float) -> None:
+        """Ends gracefully: retires, lets what runs go on for `grace_s` seconds, then hangs up."""
+        await self.retire()
         self._streams.drain()
         await self._server.stop(grace=grace_s)
 
@@ -234,12 +243,8 @@ def _call(method: str, context: _Context, verifier: TokenVerifier | None) -> Cal
     metadata = tuple(context.invocation_metadata() or ())
     remaining_s = context.time_remaining()
     timeout_s = MAX_TIMEOUT_S if remaining_s is None else min(remaining_s, MAX_TIMEOUT_S)
-    return Call(
-        method=method,
-        caller=authenticate(metadata, verifier),
-        deadline_s=time.monotonic() + timeout_s,
-        trace_id=trace_of(dict(metadata).get(TRACEPARENT)),
-    )
+    trace = received_trace(dict(metadata).get(TRACEPARENT))
+    return Call(method, authenticate(metadata, verifier), time.monotonic() + timeout_s, *trace)
 
 
 async def _abort(context: _Context, error: HitherError) -> bytes:

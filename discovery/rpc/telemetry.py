@@ -1,4 +1,6 @@
-"""What a process tells about itself: metrics of calls for Prometheus, and structured logs."""
+"""What a process tells about itself: metrics of calls for Prometheus, and structured logs that name the trace of the call
+that they come out of.
+"""
 
 import logging
 import sys
@@ -14,10 +16,33 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from discovery.rpc.call import find_call
+from discovery.rpc.tracing import Traced, surrounding_trace
+
 BUCKETS_S: Final = (
     0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
 """Upper bounds of the latency histogram, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class TelemetrySettings:
+    """Where a process shows itself. Raises ValueError for what cannot be meant."""
+
+    otlp_endpoint: str = ""
+    """Where spans go: the http:// or https:// address of an OTLP collector (gRPC). Empty: nowhere."""
+    trace_ratio: float = 0.0
+    """Share of the traces that begin here that are sampled, 0 to 1. A trace that comes in sampled always is."""
+    metrics_host: str = "127.0.0.1"
+    """Address of /metrics, /healthz and /readyz in a process that has no public port."""
+    metrics_port: int = 0
+    """Port of the same; 0 takes a free one."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.trace_ratio <= 1:
+            raise ValueError(f"trace_ratio is from 0 to 1, not {self.trace_ratio}")
+        if self.otlp_endpoint and not self.otlp_endpoint.startswith(("http://", "https://")):
+            raise ValueError("otlp_endpoint is an http:// or https:// address")
 
 
 @dataclass(slots=True)
@@ -76,6 +101,14 @@ def process_metrics() -> CallMetrics:
     return CallMetrics(REGISTRY)
 
 
+def add_trace(_logger: object, _method: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
+    """Adds `trace_id` and `span_id` of the call that a line is logged in, where the line does not name its own."""
+    place: Traced | None = find_call() or surrounding_trace()
+    if place is not None and event.setdefault("trace_id", place.trace_id) == place.trace_id and place.span_id:
+        event.setdefault("span_id", place.span_id)
+    return event
+
+
 def configure_logging(level: str, json: bool) -> None:
     """Sends structured log lines of `level` ("debug", "info", "warning", "error") and above to standard error: JSON
     objects, one in a line, or text for people. Raises ValueError for an unknown level.
@@ -85,6 +118,7 @@ def configure_logging(level: str, json: bool) -> None:
         raise ValueError(f"no log level {level!r}")
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
+        add_trace,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),

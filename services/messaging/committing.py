@@ -49,12 +49,16 @@ class Committer:
         while True:
             await self._news.wait()
             self._news.clear()
-            if self._offered is None:
-                continue
-            committed, self._offered = self._offered, None
-            async with asyncio.timeout(self._settings.engine_timeout_s):
-                await self._flush()
-                await self._log.commit(self._group, self._topic, self._status.partition, committed)
-            self._status.committed()
+            await self.commit_offered()
             if self._settings.commit_interval_s > 0:
                 await asyncio.sleep(self._settings.commit_interval_s)
+
+    async def commit_offered(self) -> None:
+        """Commits at once what is offered and not committed yet, if something is. Raises when the commit fails."""
+        committed, self._offered = self._offered, None
+        if committed is None:
+            return
+        async with asyncio.timeout(self._settings.engine_timeout_s):
+            await self._flush()
+            await self._log.commit(self._group, self._topic, self._status.partition, committed)
+        self._status.committed()

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
 from discovery.clock import Clock
+from discovery.rpc.tracing import now_ns
 from services.messaging import metrics
 from services.messaging.committing import Committer
 from services.messaging.inbox_log import AppendToInboxes
 from services.messaging.sequencing import Outcome, Passed, cut_batch, inbox_records, read_accepted, sequence
 from services.messaging.settings import MessagingSettings
 from services.messaging.supervision import Status
+from services.messaging.traces import projected
 from services.ports.log import Committed, Log, Record
 from services.ports.message_store import DedupKey, Head, MessageRow
 
@@ -72,16 +74,29 @@ class ConversationProjection:
         self._partition = status.partition
         self._clock = clock
         self._settings = settings
+        self._committer: Committer | None = None
+        self._between: asyncio.Queue[_Durable] = asyncio.Queue()
 
     async def run(self) -> None:
         """Applies records from the committed offset on, until cancelled; raises when an engine or a record fails it."""
         committer = Committer(self._log, self._store.flush, GROUP, MESSAGES, self._status, self._settings)
+        self._committer = None
         committed = await committer.read()
-        queue: asyncio.Queue[_Durable] = asyncio.Queue(_BATCHES_BETWEEN_STAGES)
+        self._committer = committer
+        queue = self._between = asyncio.Queue(_BATCHES_BETWEEN_STAGES)
         async with asyncio.TaskGroup() as group:
             group.create_task(committer.run())
             group.create_task(self._pass_on(queue, committer))
             group.create_task(self._sequence(committed.next_offset, queue))
+
+    async def finish(self) -> None:
+        """Returns when what has rows by now is through the second stage too."""
+        await self._between.join()
+
+    async def commit_last(self) -> None:
+        """Commits what a run that was cancelled has left uncommitted, so that the next owner need not apply it again."""
+        if self._committer is not None:
+            await self._committer.commit_offered()
 
     async def _sequence(self, offset: int, queue: asyncio.Queue[_Durable]) -> NoReturn:
         first = True
@@ -104,6 +119,7 @@ class ConversationProjection:
 
     async def _apply(self, records: Sequence[Record]) -> Sequence[Passed]:
         batch = read_accepted(records)
+        began_ns = now_ns()
         async with asyncio.timeout(self._settings.engine_timeout_s):
             # Heads first: a row that they cover is then sure to be found, though another owner may be writing.
             heads = await self._store.conversation_heads(list({accepted.key[0] for accepted in batch}))
@@ -112,6 +128,7 @@ class ConversationProjection:
             if result.rows:
                 await self._store.put_messages(result.rows)
         self._tell(result.outcomes)
+        projected((accepted.traceparent for accepted in batch), MESSAGES, GROUP, self._partition, began_ns)
         self._measure(result.outcomes, len(result.rows), len(result.passed))
         return result.passed
 
@@ -129,6 +146,8 @@ class ConversationProjection:
                 async with asyncio.timeout(self._settings.engine_timeout_s):
                     await self._append_to_inboxes(records)
             committer.offer(Committed(batches[-1].next_offset, b""))
+            for _ in batches:
+                queue.task_done()
 
     def _measure(self, outcomes: Sequence[Outcome], rows: int, passed: int) -> None:
         metrics.REPEATED.inc(len(outcomes) - passed)

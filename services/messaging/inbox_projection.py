@@ -12,6 +12,7 @@ from typing import NoReturn, Protocol
 import structlog
 
 from discovery.clock import Clock
+from discovery.rpc.tracing import now_ns
 from hither.messaging.v1 import records_pb2
 from services.delivery import UserEvent
 from services.messaging import metrics
@@ -31,6 +32,7 @@ from services.messaging.inboxing import (
 from services.messaging.sequencing import cut_batch
 from services.messaging.settings import MessagingSettings
 from services.messaging.supervision import Status
+from services.messaging.traces import inboxed
 from services.ports.log import Committed, Log
 from services.ports.message_store import Head, InboxRow
 
@@ -96,18 +98,31 @@ class InboxProjection:
         self._partition = status.partition
         self._clock = clock
         self._settings = settings
+        self._committer: Committer | None = None
+        self._between: asyncio.Queue[_Settled] = asyncio.Queue()
         self._untold = 0
 
     async def run(self) -> None:
         """Applies records from the committed offset on, until cancelled; raises when an engine or a record fails it."""
         committer = Committer(self._log, self._store.flush, GROUP, INBOX, self._status, self._settings)
+        self._committer = None
         committed = await committer.read()
+        self._committer = committer
         self._untold = 0
-        queue: asyncio.Queue[_Settled] = asyncio.Queue(_BATCHES_BETWEEN_STAGES)
+        queue = self._between = asyncio.Queue(_BATCHES_BETWEEN_STAGES)
         async with asyncio.TaskGroup() as group:
             group.create_task(committer.run())
             group.create_task(self._tell(queue, committer))
             group.create_task(self._project(committed, queue))
+
+    async def finish(self) -> None:
+        """Returns when what has rows by now is through the second stage too."""
+        await self._between.join()
+
+    async def commit_last(self) -> None:
+        """Commits what a run that was cancelled has left uncommitted, so that the next owner need not apply it again."""
+        if self._committer is not None:
+            await self._committer.commit_offered()
 
     async def _project(self, committed: Committed, queue: asyncio.Queue[_Settled]) -> NoReturn:
         offset, watermarks = committed.next_offset, read_watermarks(committed.state)
@@ -124,15 +139,17 @@ class InboxProjection:
             first = False
             records = cut_batch(records, self._settings.batch_bytes)
             batch = read_inbox_records(records)
+            began_ns = now_ns()
             async with asyncio.timeout(self._settings.engine_timeout_s):
                 heads = await self._store.inbox_heads(list(recipients(batch)))
                 decision = decide(batch, watermarks, heads)
-                arrivals = placed(decision.arrivals, await self._known_places(decision, heads))
+                arrivals: Sequence[Arrival] = placed(decision.arrivals, await self._known_places(decision, heads))
                 if decision.rows:
                     await self._store.put_inbox(decision.rows)
             self._remember(decision.rows)
             self._measure(len(records), decision)
             offset, watermarks = records[-1].offset + 1, decision.watermarks
+            arrivals = inboxed(arrivals, INBOX, GROUP, self._partition, began_ns)
             await queue.put(self._settle(arrivals, Committed(offset, write_watermarks(watermarks))))
 
     async def _known_places(self, decision: Decision, heads: Mapping[str, Head]) -> dict[Place, int]:
@@ -169,12 +186,17 @@ class InboxProjection:
                 [arrival for batch in batches for arrival in batch.arrivals if arrival.user_id not in reached]
             )
             committer.offer(batches[-1].committed)
+            for _ in batches:
+                queue.task_done()
 
     async def _try_to_tell(self, arrivals: Sequence[Arrival]) -> frozenset[str]:
         """Tells the connected devices; returns the users of whom none is known to have been told."""
         if not arrivals:
             return frozenset()
-        events = [UserEvent(arrival.user_id, "message", arrival.event, arrival.pos) for arrival in arrivals]
+        events = [
+            UserEvent(arrival.user_id, "message", arrival.event, arrival.pos, traceparent=arrival.traceparent)
+            for arrival in arrivals
+        ]
         try:
             async with asyncio.timeout(self._settings.delivery_timeout_s):
                 return await self._teller.to_users(events)

@@ -5,7 +5,7 @@ partition the last source offset that was applied. Entries at or below it were s
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from google.protobuf.message import DecodeError
 
@@ -36,6 +36,8 @@ class Arrival:
     message: messaging_pb2.Message
     event: bytes
     """The serialised MessageEvent; one object for all recipients of a message."""
+    traceparent: str = ""
+    """As in the entry."""
 
 
 @dataclass(slots=True)
@@ -82,6 +84,7 @@ def decide(batch: Sequence[InboxBatchRecord], watermarks: Mapping[int, int], hea
         message = entry.message
         payload = message.SerializeToString()
         event = messaging_pb2.MessageEvent(message=message).SerializeToString()
+        traceparent = entry.traceparent
         for user_id in entry.recipient_ids:
             pos = 0
             if record.offset > heads[user_id].log_offset:
@@ -93,7 +96,7 @@ def decide(batch: Sequence[InboxBatchRecord], watermarks: Mapping[int, int], hea
                 )
             else:
                 decision.known_from.setdefault(user_id, record.offset)
-            decision.arrivals.append(Arrival(user_id, pos, message, event))
+            decision.arrivals.append(Arrival(user_id, pos, message, event, traceparent))
     return decision
 
 
@@ -105,7 +108,7 @@ def placed(arrivals: Sequence[Arrival], places: Mapping[Place, int]) -> list[Arr
             place = (arrival.user_id, arrival.message.conversation_id, arrival.message.seq)
             if place not in places:
                 raise ProjectionError(f"the inbox of {arrival.user_id} is beyond a message that it does not hold")
-            arrival = Arrival(arrival.user_id, places[place], arrival.message, arrival.event)
+            arrival = replace(arrival, pos=places[place])
         result.append(arrival)
     return result
 

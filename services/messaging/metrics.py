@@ -15,6 +15,9 @@ UNHEALTHY = Gauge(
 BATCHES = Counter("hither_projection_batches", "Batches whose rows are durable.", ["projection"])
 RECORDS = Counter("hither_projection_records", "Records that were applied, repeated ones among them.", ["projection"])
 ROWS = Counter("hither_projection_rows", "Rows that were written.", ["projection"])
+COMMITS = Counter(
+    "hither_projection_commits", "Times that a projection's place in its log became durable.", ["projection"]
+)
 FAILURES = Counter("hither_projection_failures", "Times that a projection stopped and began again.", ["projection"])
 REPEATED = Counter(
     "hither_messaging_repeated_sends", "Accepted messages that repeated an earlier one and were dropped."

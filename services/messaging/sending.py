@@ -11,10 +11,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from discovery.clock import Clock
 from discovery.errors import NotFound, PermissionDenied, ResourceExhausted, Unavailable
 from discovery.ids import Snowflakes
+from discovery.rpc.tracing import OpenSpan
 from hither.messaging.v1 import messaging_pb2, messaging_service_pb2, records_pb2
 from services.messaging.admission import Admission
+from services.messaging.conversation_projection import MESSAGES
 from services.messaging.membership import Memberships
 from services.messaging.partition import Partition
+from services.messaging.traces import open_append
 from services.messaging.waiting import RecentOutcomes
 from services.ports.message_store import ConversationStore
 
@@ -66,12 +69,12 @@ class Sending:
             if key not in before:
                 raise
             return _response(request.client_id, messaging_pb2.Message.FromString(before[key].payload))
-        message_id, record = self._accept(request, sender_id, members)
-        return _response(request.client_id, await partition.send(message_id, record, within_s))
+        message_id, record, span = self._accept(request, sender_id, members)
+        return _response(request.client_id, await partition.send(message_id, record, within_s, span))
 
     def _accept(
         self, request: messaging_service_pb2.SendMessageRequest, sender_id: str, members: tuple[str, ...]
-    ) -> tuple[int, bytes]:
+    ) -> tuple[int, bytes, OpenSpan | None]:
         now_ms = self._clock.now_ms()
         message = messaging_pb2.Message(
             message_id=self._snowflakes.next(),
@@ -84,9 +87,9 @@ class Sending:
             message.text = request.text
         else:
             message.content.CopyFrom(request.content)
-        return message.message_id, records_pb2.AcceptedMessage(
-            message=message, recipient_ids=members
-        ).SerializeToString()
+        span, traceparent = open_append(message.message_id, MESSAGES)
+        record = records_pb2.AcceptedMessage(message=message, recipient_ids=members, traceparent=traceparent)
+        return message.message_id, record.SerializeToString(), span
 
 
 def _response(client_id: str, message: messaging_pb2.Message) -> messaging_service_pb2.SendMessageResponse:

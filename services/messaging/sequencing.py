@@ -27,6 +27,7 @@ class Accepted:
     key: DedupKey
     message: messaging_pb2.Message
     recipient_ids: Sequence[str]
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class Passed:
     offset: int
     message: messaging_pb2.Message
     recipient_ids: Sequence[str]
+    traceparent: str = ""
 
 
 @dataclass(slots=True)
@@ -79,7 +81,7 @@ def read_accepted(records: Sequence[Record]) -> list[Accepted]:
         if not (message.message_id and message.conversation_id and message.sender_id and message.client_id):
             raise ProjectionError(f"the record at offset {record.offset} is not an accepted message")
         key = (message.conversation_id, message.sender_id, message.client_id)
-        batch.append(Accepted(record.offset, key, message, accepted.recipient_ids))
+        batch.append(Accepted(record.offset, key, message, accepted.recipient_ids, accepted.traceparent))
     return batch
 
 
@@ -109,7 +111,7 @@ def sequence(batch: Sequence[Accepted], heads: Mapping[str, Head], found: Mappin
         first_offset, first_message = first
         if first_offset == offset:
             # Also where the row was there before: a crash may have come between the row and the inbox record.
-            result.passed.append(Passed(offset, first_message, accepted.recipient_ids))
+            result.passed.append(Passed(offset, first_message, accepted.recipient_ids, accepted.traceparent))
             if offset > head.log_offset:  # the other owner wrote it after the heads were read
                 heads[message.conversation_id] = Head(first_message.seq, offset)
         result.outcomes.append(Outcome(accepted_id, key, first_message))
@@ -128,7 +130,9 @@ def inbox_records(
         for user_id in item.recipient_ids:
             groups[partition_of(user_id)].append(user_id)
         for partition, user_ids in groups.items():
-            records[partition].entries.add(source_offset=item.offset, message=item.message, recipient_ids=user_ids)
+            records[partition].entries.add(
+                source_offset=item.offset, message=item.message, recipient_ids=user_ids, traceparent=item.traceparent
+            )
     return records
 
 

@@ -1,8 +1,12 @@
 """The messaging service of one process: its servicer, and the work in the background for the partitions that it owns."""
 
 import asyncio
+from functools import partial
+
+import structlog
 
 from discovery.clock import Clock
+from discovery.errors import HitherError
 from discovery.ids import Snowflakes
 from discovery.mesh import Mesh
 from hither.directory.v1 import directory_service_pb2
@@ -21,7 +25,7 @@ from services.messaging.sending import Sending
 from services.messaging.servicer import MessagingServicer
 from services.messaging.settings import MessagingSettings
 from services.messaging.signals import Signals
-from services.messaging.supervision import Problem
+from services.messaging.supervision import Problem, describe
 from services.messaging.trimming import Trimming
 from services.messaging.waiting import RecentOutcomes, Waiting
 from services.ports.bus import Bus
@@ -30,6 +34,7 @@ from services.ports.message_store import MessageStore
 
 SERVICE = "hither.messaging.v1.MessagingService"
 _RESOLVE_TIMEOUT_S = 2.0
+_log = structlog.get_logger("hither.messaging")
 
 
 class Messaging:
@@ -63,6 +68,8 @@ class Messaging:
         self._acknowledgements = Acknowledgements(mesh, store, self._recent_rows, self._signals, settings)
         self._trimming = Trimming(log, lambda: frozenset(self._partitions), settings)
         self._partitions: dict[int, Partition] = {}
+        self._leaving: dict[int, asyncio.Task[None]] = {}
+        self._left = asyncio.Event()
         sending = Sending(
             lambda conversation_id: self._partitions.get(mesh.partition_of(conversation_id)),
             Admission(settings.send_rate_per_s, settings.send_burst, settings.most_senders),
@@ -98,17 +105,47 @@ class Messaging:
         finally:
             await subscription.close()
 
+    async def handed_over(self) -> None:
+        """Returns when this process runs no partition that it does not own: its sends have their outcomes, and what it applied
+        is committed.
+        """
+        while self._leaving or self._partitions.keys() - self._mesh.owned(SERVICE):
+            self._left.clear()
+            await self._left.wait()
+
     async def _run_partitions(self, group: asyncio.TaskGroup) -> None:
         tasks: dict[int, asyncio.Task[None]] = {}
         async for owned in self._mesh.watch_owned(SERVICE):
-            for number in [number for number in tasks if number not in owned]:
-                del self._partitions[number]
-                task = tasks.pop(number)
-                task.cancel()
-                await asyncio.wait([task])
+            for number in tasks.keys() - owned:
+                leaving = self._leave(self._partitions.pop(number), tasks.pop(number))
+                self._leaving[number] = group.create_task(leaving, name=f"partition {number} leaves")
+                self._leaving[number].add_done_callback(partial(self._has_left, number))
             for number in owned - tasks.keys():
+                if number in self._leaving:  # it comes back before it has left
+                    await asyncio.wait([self._leaving[number]])
                 self._partitions[number] = partition = self._make_partition(number)
-                tasks[number] = group.create_task(partition.run())
+                tasks[number] = group.create_task(partition.run(), name=f"partition {number}")
+
+    async def _leave(self, partition: Partition, running: asyncio.Task[None]) -> None:
+        """Ends a partition that is another's now: finishes the sends that it took, and commits what it applied.
+
+        The new owner runs already; until this one has ended, both write the same rows.
+        """
+        try:
+            async with asyncio.timeout(self._settings.leave_timeout_s):
+                await partition.finish()
+        except TimeoutError:
+            pass  # who still waits learns that the outcome is unknown, and finds it at the new owner
+        running.cancel()
+        await asyncio.wait([running])
+        try:
+            await partition.commit_last()
+        except (HitherError, TimeoutError) as error:
+            _log.warning("partition.left uncommitted", error=describe(error))
+
+    def _has_left(self, number: int, _task: asyncio.Task[None]) -> None:
+        del self._leaving[number]
+        self._left.set()
 
     def _make_partition(self, number: int) -> Partition:
         return Partition(

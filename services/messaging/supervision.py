@@ -39,6 +39,7 @@ class Status:
         self._batches = metrics.BATCHES.labels(projection)
         self._records = metrics.RECORDS.labels(projection)
         self._rows = metrics.ROWS.labels(projection)
+        self._committed = metrics.COMMITS.labels(projection)
 
     def applied(self, records: int, rows: int, lag_s: float) -> None:
         """A batch's rows are durable."""
@@ -54,6 +55,7 @@ class Status:
     def committed(self) -> None:
         """The projection came through: rows and everything after them are durable up to a committed offset."""
         self.commits += 1
+        self._committed.inc()
         self.well()
 
     def well(self) -> None:

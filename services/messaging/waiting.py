@@ -31,6 +31,7 @@ class Waiting:
     def __init__(self, most: int) -> None:
         self._most = most
         self._waits: dict[int, _Wait] = {}
+        self._fewer = asyncio.Event()
 
     def expect(self, message_id: int, partition: int, within_s: float) -> "asyncio.Future[messaging_pb2.Message]":
         """A future of the message that this one turns out to be; fails with OUTCOME_UNKNOWN when the time is over.
@@ -55,7 +56,7 @@ class Waiting:
             wait.timer.cancel()
             if not wait.future.done():
                 wait.future.set_result(outcome.message)
-        metrics.SENDS_WAITING.set(len(self._waits))
+        self._changed()
 
     def fail(self, message_ids: Iterable[int], error: HitherError | None = None) -> None:
         """Fails who waits for these, with OUTCOME_UNKNOWN unless another error is given."""
@@ -66,11 +67,21 @@ class Waiting:
             wait.timer.cancel()
             if not wait.future.done():
                 wait.future.set_exception(error or outcome_unknown())
-        metrics.SENDS_WAITING.set(len(self._waits))
+        self._changed()
 
     def fail_partition(self, partition: int) -> None:
         """Fails all who wait for an outcome in the partition, with OUTCOME_UNKNOWN: this process will not see it."""
         self.fail([message_id for message_id, wait in self._waits.items() if wait.partition == partition])
+
+    async def none_left(self, partition: int) -> None:
+        """Returns when nobody waits for an outcome in the partition; at the latest when the time of those who do is over."""
+        while any(wait.partition == partition for wait in self._waits.values()):
+            self._fewer.clear()
+            await self._fewer.wait()
+
+    def _changed(self) -> None:
+        self._fewer.set()
+        metrics.SENDS_WAITING.set(len(self._waits))
 
 
 class RecentOutcomes:

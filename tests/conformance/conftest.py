@@ -3,18 +3,23 @@
 A rig opens an adapter over one place that is its own and empty at first, and opens it again over the same place.
 """
 
+import hashlib
+import os
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
 
 from services.ports.bus import Bus
 from services.ports.cache import Cache
 from services.ports.device_store import DeviceStore
 from services.ports.log import Log
 from services.ports.message_store import MessageStore
+from services.storage.cassandra.messages import CassandraMessageStore
+from services.storage.kafka.log import KafkaLog
 from services.storage.memory.bus import MemoryBus
 from services.storage.memory.cache import MemoryCache
 from services.storage.redis.bus import RedisBus
@@ -24,7 +29,10 @@ from services.storage.sqlite.devices import SqliteDeviceStore
 from services.storage.sqlite.log import SqliteLog
 from services.storage.sqlite.messages import SqliteMessageStore
 from tests.support.clock import ManualClock
+from tests.support.servers.cassandra import CassandraServer
+from tests.support.servers.etcd import EtcdCluster, etcd_server
 from tests.support.servers.postgresql import PostgresqlServer
+from tests.support.servers.process import ServerMissing
 from tests.support.servers.redis import RedisServer
 
 
@@ -69,7 +77,8 @@ def sqlite_log(folder: Path) -> LogRig:
     return Rig(lambda: SqliteLog.open(folder / "log.db"))
 
 
-def sqlite_message_store(folder: Path) -> MessageStoreRig:
+def sqlite_message_store(request: pytest.FixtureRequest) -> MessageStoreRig:
+    folder: Path = request.getfixturevalue("tmp_path")
     return Rig(lambda: SqliteMessageStore.open(folder / "messages.db"))
 
 
@@ -78,14 +87,50 @@ def sqlite_device_store(request: pytest.FixtureRequest) -> DeviceStoreRig:
     return Rig(lambda: SqliteDeviceStore.open(folder / "devices.db"))
 
 
+class KafkaRig(LogRig):
+    """A log on the run's Kafka. The folder only makes its topics' names its own, in whatever process."""
+
+    def __init__(self, folder: Path) -> None:
+        self._prefix = f"t{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}-"
+        super().__init__(lambda: KafkaLog.open(os.environ[KAFKA_ADDRESS], KAFKA_PARTITIONS, prefix=self._prefix))
+
+    async def dispose(self) -> None:
+        """Closes all that was opened, and lets Kafka forget the topics."""
+        await super().dispose()
+        admin = AIOKafkaAdminClient(bootstrap_servers=os.environ[KAFKA_ADDRESS])
+        await admin.start()
+        try:
+            topics = [topic for topic in await admin.list_topics() if topic.startswith(self._prefix)]
+            if topics:
+                await admin.delete_topics(topics)
+        finally:
+            await admin.close()
+
+
+KAFKA_ADDRESS = "HITHER_TEST_KAFKA"
+"""The variable that names the run's Kafka, for this process and those that it starts."""
+KAFKA_PARTITIONS = 8
+
+
+def cassandra_message_store(request: pytest.FixtureRequest) -> MessageStoreRig:
+    server: CassandraServer = request.getfixturevalue("cassandra_server")
+    server.empty("conformance")
+    return Rig(lambda: CassandraMessageStore.open(["127.0.0.1"], server.port, "conformance"))
+
+
+LOGS: dict[str, Callable[[Path], LogRig]] = {"sqlite": sqlite_log, "kafka": KafkaRig}
+
+
 def postgresql_device_store(request: pytest.FixtureRequest) -> DeviceStoreRig:
     server: PostgresqlServer = request.getfixturevalue("postgresql_server")
     url = server.new_database()
     return Rig(lambda: SqlDeviceStore.open(url))
 
 
-LOGS: dict[str, Callable[[Path], LogRig]] = {"sqlite": sqlite_log}
-MESSAGE_STORES: dict[str, Callable[[Path], MessageStoreRig]] = {"sqlite": sqlite_message_store}
+MESSAGE_STORES: dict[str, Callable[[pytest.FixtureRequest], MessageStoreRig]] = {
+    "sqlite": sqlite_message_store,
+    "cassandra": cassandra_message_store,
+}
 DEVICE_STORES: dict[str, Callable[[pytest.FixtureRequest], DeviceStoreRig]] = {
     "sqlite": sqlite_device_store,
     "postgresql": postgresql_device_store,
@@ -167,6 +212,13 @@ async def redis_bus(request: pytest.FixtureRequest) -> Bus:
 BUSES = {"memory": memory_bus, "redis": redis_bus}
 
 
+@pytest.fixture(autouse=True)
+def kafka_address(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has the server run that the test's adapter needs."""
+    if "kafka" in request.node.name.replace("]", "-").replace("[", "-").split("-"):
+        monkeypatch.setenv(KAFKA_ADDRESS, request.getfixturevalue("kafka").address)
+
+
 @pytest.fixture(params=list(LOGS.values()), ids=list(LOGS))
 async def log_rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[LogRig]:
     rig: LogRig = request.param(tmp_path)
@@ -180,8 +232,8 @@ async def log(log_rig: LogRig) -> Log:
 
 
 @pytest.fixture(params=list(MESSAGE_STORES.values()), ids=list(MESSAGE_STORES))
-async def message_store_rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[MessageStoreRig]:
-    rig: MessageStoreRig = request.param(tmp_path)
+async def message_store_rig(request: pytest.FixtureRequest) -> AsyncIterator[MessageStoreRig]:
+    rig: MessageStoreRig = request.param(request)
     yield rig
     await rig.dispose()
 
@@ -220,3 +272,16 @@ async def bus(request: pytest.FixtureRequest) -> AsyncIterator[Bus]:
     bus: Bus = await request.param(request)
     yield bus
     await bus.close()
+
+
+@pytest.fixture(scope="session")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
+    """One etcd for all tests that leave it as it was; each takes a cluster of a name of its own."""
+    try:
+        server = etcd_server(tmp_path_factory.mktemp("etcd"))
+    except ServerMissing as missing:
+        if os.environ.get("HITHER_REQUIRE_SERVERS") == "1":
+            pytest.fail(str(missing))
+        pytest.skip(str(missing))
+    with server:
+        yield server

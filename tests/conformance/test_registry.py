@@ -2,42 +2,72 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from uuid import uuid4
 
 import pytest
 
 from discovery.errors import ResourceExhausted
 from discovery.registry.embedded import EmbeddedRegistry
+from discovery.registry.etcd.registry import EtcdRegistry
+from discovery.registry.metrics import RegistryMetrics
 from discovery.registry.port import INSTANCE_NUMBERS, Instance, InstanceState, Registry
 from tests.support.clock import ManualClock
+from tests.support.servers.etcd import EtcdCluster
 
-TTL_S = 10.0
+LONG_S = 300.0
 ONE = Instance("hither.test.v1.TestService", "one", address="127.0.0.1:1")
 TWO = replace(ONE, instance_id="two")
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A registry under test, and how time passes for it."""
+    """A registry under test, how long the leases of its tests live, and how time passes for it."""
 
     registry: Registry
+    ttl_s: float
     pass_time: Callable[[float], Awaitable[None]]
+    outlive: Callable[[int], Awaitable[None]]
+    """Returns when the lease, which nobody renews, has run out."""
 
 
-@pytest.fixture(params=["embedded"])
-async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
-    clock = ManualClock()
+@asynccontextmanager
+async def embedded() -> AsyncIterator[Subject]:
+    clock, ttl_s = ManualClock(), 10.0
     registry = EmbeddedRegistry(clock)
 
     async def pass_time(seconds: float) -> None:
         clock.advance(seconds)
 
-    yield Subject(registry, pass_time)
+    async def outlive(lease: int) -> None:
+        clock.advance(ttl_s + 1)
+
+    yield Subject(registry, ttl_s, pass_time, outlive)
     await registry.close()
 
 
+@asynccontextmanager
+async def over_etcd(server: EtcdCluster) -> AsyncIterator[Subject]:
+    registry = await EtcdRegistry.open(server.endpoints, uuid4().hex, metrics=RegistryMetrics())
+
+    async def outlive(lease: int) -> None:
+        await asyncio.to_thread(server.outlive, lease)
+
+    # etcd's own clock runs its leases, so here time really passes.
+    yield Subject(registry, 2.0, asyncio.sleep, outlive)
+    await registry.close()
+
+
+@pytest.fixture(params=["embedded", "etcd"])
+async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
+    made = embedded() if request.param == "embedded" else over_etcd(request.getfixturevalue("etcd"))
+    async with made as subject:
+        yield subject
+
+
 async def test_what_was_put_is_in_the_snapshot(subject: Subject) -> None:
-    lease = await subject.registry.grant(TTL_S)
+    lease = await subject.registry.grant(LONG_S)
 
     assert await subject.registry.put(ONE, lease)
 
@@ -45,7 +75,7 @@ async def test_what_was_put_is_in_the_snapshot(subject: Subject) -> None:
 
 
 async def test_instances_come_in_order_of_service_and_id(subject: Subject) -> None:
-    lease = await subject.registry.grant(TTL_S)
+    lease = await subject.registry.grant(LONG_S)
     other = replace(ONE, service="hither.a.v1.AService", instance_id="zzz")
 
     for instance in (TWO, ONE, other):
@@ -55,7 +85,7 @@ async def test_instances_come_in_order_of_service_and_id(subject: Subject) -> No
 
 
 async def test_a_second_put_replaces_the_instance(subject: Subject) -> None:
-    lease = await subject.registry.grant(TTL_S)
+    lease = await subject.registry.grant(LONG_S)
     draining = replace(ONE, state=InstanceState.DRAINING, load=0.5)
 
     await subject.registry.put(ONE, lease)
@@ -65,7 +95,7 @@ async def test_a_second_put_replaces_the_instance(subject: Subject) -> None:
 
 
 async def test_every_change_has_a_greater_revision(subject: Subject) -> None:
-    lease = await subject.registry.grant(TTL_S)
+    lease = await subject.registry.grant(LONG_S)
     revisions = [(await subject.registry.snapshot()).revision]
 
     for instance in (ONE, TWO, replace(ONE, weight=200)):
@@ -76,37 +106,37 @@ async def test_every_change_has_a_greater_revision(subject: Subject) -> None:
 
 
 async def test_leases_are_never_zero_and_never_the_same(subject: Subject) -> None:
-    leases = [await subject.registry.grant(TTL_S) for _ in range(10)]
+    leases = [await subject.registry.grant(LONG_S) for _ in range(10)]
 
     assert 0 not in leases
     assert len(set(leases)) == 10
 
 
 async def test_instances_go_with_their_lease(subject: Subject) -> None:
-    short, long = await subject.registry.grant(TTL_S), await subject.registry.grant(10 * TTL_S)
+    short, long = await subject.registry.grant(subject.ttl_s), await subject.registry.grant(LONG_S)
     await subject.registry.put(ONE, short)
     await subject.registry.put(TWO, long)
 
-    await subject.pass_time(TTL_S + 1)
+    await subject.outlive(short)
 
     assert (await subject.registry.snapshot()).instances == (TWO,)
 
 
 async def test_a_lease_that_is_kept_alive_lives_on(subject: Subject) -> None:
-    lease = await subject.registry.grant(TTL_S)
+    lease = await subject.registry.grant(subject.ttl_s)
     await subject.registry.put(ONE, lease)
 
-    await subject.pass_time(TTL_S * 0.7)
+    await subject.pass_time(subject.ttl_s * 0.7)
     assert await subject.registry.keep_alive(lease)
-    await subject.pass_time(TTL_S * 0.7)
+    await subject.pass_time(subject.ttl_s * 0.7)
 
     assert (await subject.registry.snapshot()).instances == (ONE,)
 
 
 async def test_a_lease_that_has_ended_stays_ended(subject: Subject) -> None:
-    lease = await subject.registry.grant(TTL_S)
+    lease = await subject.registry.grant(subject.ttl_s)
 
-    await subject.pass_time(TTL_S + 1)
+    await subject.outlive(lease)
 
     assert not await subject.registry.keep_alive(lease)
     assert not await subject.registry.put(ONE, lease)
@@ -115,7 +145,7 @@ async def test_a_lease_that_has_ended_stays_ended(subject: Subject) -> None:
 
 
 async def test_revoking_ends_a_lease_at_once_and_may_be_repeated(subject: Subject) -> None:
-    lease = await subject.registry.grant(TTL_S)
+    lease = await subject.registry.grant(LONG_S)
     await subject.registry.put(ONE, lease)
 
     await subject.registry.revoke(lease)
@@ -126,7 +156,7 @@ async def test_revoking_ends_a_lease_at_once_and_may_be_repeated(subject: Subjec
 
 
 async def test_an_instance_hangs_on_the_lease_that_put_it_last(subject: Subject) -> None:
-    first, second = await subject.registry.grant(TTL_S), await subject.registry.grant(TTL_S)
+    first, second = await subject.registry.grant(LONG_S), await subject.registry.grant(LONG_S)
     await subject.registry.put(ONE, first)
     await subject.registry.put(ONE, second)
 
@@ -136,7 +166,7 @@ async def test_an_instance_hangs_on_the_lease_that_put_it_last(subject: Subject)
 
 
 async def test_live_leases_hold_different_numbers(subject: Subject) -> None:
-    leases = [await subject.registry.grant(TTL_S) for _ in range(5)]
+    leases = [await subject.registry.grant(LONG_S) for _ in range(5)]
 
     numbers = [await subject.registry.claim_number(lease) for lease in leases]
 
@@ -144,32 +174,46 @@ async def test_live_leases_hold_different_numbers(subject: Subject) -> None:
 
 
 async def test_a_lease_gets_the_same_number_again(subject: Subject) -> None:
-    lease = await subject.registry.grant(TTL_S)
+    lease = await subject.registry.grant(LONG_S)
 
     assert await subject.registry.claim_number(lease) == await subject.registry.claim_number(lease) == 0
 
 
 async def test_the_lowest_free_number_is_taken_next(subject: Subject) -> None:
-    leases = [await subject.registry.grant(TTL_S) for _ in range(3)]
+    leases = [await subject.registry.grant(LONG_S) for _ in range(3)]
     for lease in leases:
         await subject.registry.claim_number(lease)
 
     await subject.registry.revoke(leases[1])
 
-    assert await subject.registry.claim_number(await subject.registry.grant(TTL_S)) == 1
+    assert await subject.registry.claim_number(await subject.registry.grant(LONG_S)) == 1
+
+
+async def test_a_wanted_number_is_given_if_it_is_free(subject: Subject) -> None:
+    first, second = await subject.registry.grant(LONG_S), await subject.registry.grant(LONG_S)
+
+    assert await subject.registry.claim_number(first, 7) == 7
+    assert await subject.registry.claim_number(second, 7) == 0
+
+
+async def test_no_lease_holds_nothing(subject: Subject) -> None:
+    assert not await subject.registry.keep_alive(0)
+    assert not await subject.registry.put(ONE, 0)
+    assert await subject.registry.claim_number(0) is None
+    assert (await subject.registry.snapshot()).instances == ()
 
 
 async def test_when_all_numbers_are_held_there_is_none(subject: Subject) -> None:
     for _ in range(INSTANCE_NUMBERS):
-        await subject.registry.claim_number(await subject.registry.grant(TTL_S))
-    one_more = await subject.registry.grant(TTL_S)
+        await subject.registry.claim_number(await subject.registry.grant(LONG_S))
+    one_more = await subject.registry.grant(LONG_S)
 
     with pytest.raises(ResourceExhausted, match="numbers"):
         await subject.registry.claim_number(one_more)
 
 
 async def test_a_watch_begins_with_the_present(subject: Subject) -> None:
-    lease = await subject.registry.grant(TTL_S)
+    lease = await subject.registry.grant(LONG_S)
     await subject.registry.put(ONE, lease)
 
     snapshot = await anext(subject.registry.watch())
@@ -182,13 +226,13 @@ async def test_a_watch_of_an_empty_registry_says_so(subject: Subject) -> None:
 
 
 async def test_a_watch_tells_of_puts_and_of_leases_that_end(subject: Subject) -> None:
-    lease = await subject.registry.grant(TTL_S)
+    lease = await subject.registry.grant(subject.ttl_s)
     watch = subject.registry.watch()
     seen = [(await anext(watch)).instances]
 
     await subject.registry.put(ONE, lease)
     seen.append((await anext(watch)).instances)
-    await subject.pass_time(TTL_S + 1)
+    await subject.outlive(lease)
     await subject.registry.snapshot()
     seen.append((await anext(watch)).instances)
 
@@ -196,7 +240,7 @@ async def test_a_watch_tells_of_puts_and_of_leases_that_end(subject: Subject) ->
 
 
 async def test_a_waiting_watch_wakes_at_a_change(subject: Subject) -> None:
-    lease = await subject.registry.grant(TTL_S)
+    lease = await subject.registry.grant(LONG_S)
     watch = subject.registry.watch()
     await anext(watch)
     waiting = asyncio.ensure_future(anext(watch))
@@ -208,7 +252,7 @@ async def test_a_waiting_watch_wakes_at_a_change(subject: Subject) -> None:
 
 
 async def test_a_slow_watch_gets_the_newest_only(subject: Subject) -> None:
-    lease = await subject.registry.grant(TTL_S)
+    lease = await subject.registry.grant(LONG_S)
     watch = subject.registry.watch()
     await anext(watch)
     for weight in (1, 2, 3):

@@ -1,22 +1,46 @@
-"""One server for all scenarios that leave it running; a scenario that stops its server starts one of its own."""
+"""Every story is told twice: by one process on embedded engines, and by many on real servers.
 
-from collections.abc import AsyncIterator
+One Hither of each kind serves all scenarios that leave it running; a scenario that stops it starts one of its own.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 
 import httpx
 import pytest
 import pytest_asyncio
 
+from tests.support.apart import TWO_OF_EACH, Servers, running_cluster
 from tests.support.people import WAIT_S
-from tests.support.runner import RunningHither, running_hither
+from tests.support.runner import Hither, StartHither, running_hither
+
+
+@pytest.fixture(scope="session", params=["whole", "apart"])
+def start_hither(request: pytest.FixtureRequest) -> StartHither:
+    if request.param == "whole":
+        return running_hither
+    servers: Servers = request.getfixturevalue("servers")
+
+    def start(data: Path, settings: Mapping[str, str] | None = None) -> AbstractAsyncContextManager[Hither]:
+        return running_cluster(data, servers, settings)
+
+    return start
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def hither(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningHither]:
-    async with running_hither(tmp_path_factory.mktemp("hither") / "data") as server:
-        yield server
+async def hither(
+    request: pytest.FixtureRequest, start_hither: StartHither, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Hither]:
+    data = tmp_path_factory.mktemp("hither") / "data"
+    running: AbstractAsyncContextManager[Hither] = running_hither(data)
+    if start_hither is not running_hither:
+        running = running_cluster(data, request.getfixturevalue("servers"), layout=TWO_OF_EACH)
+    async with running as started:
+        yield started
 
 
 @pytest_asyncio.fixture
-async def http(hither: RunningHither) -> AsyncIterator[httpx.AsyncClient]:
+async def http(hither: Hither) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(base_url=hither.url, timeout=WAIT_S) as client:
         yield client

@@ -13,10 +13,10 @@ import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
 from tests.support.people import JSON, PROTO, WAIT_S, Line, Person, line, sign_up
-from tests.support.runner import RunningHither, running_hither
+from tests.support.runner import Hither, StartHither
 
 
-async def answer_to(hither: RunningHither, person: Person, raw: str) -> dict[str, object]:
+async def answer_to(hither: Hither, person: Person, raw: str) -> dict[str, object]:
     """The error frame that a raw text frame gets, on a connection that afterwards still answers a ping."""
     async with line(hither.websocket_url, person) as opened:
         await opened.socket.send(raw)
@@ -68,18 +68,18 @@ async def answer_to(hither: RunningHither, person: Person, raw: str) -> dict[str
     ],
 )
 async def test_a_bad_frame_gets_a_typed_error_and_the_connection_stays(
-    hither: RunningHither, http: httpx.AsyncClient, raw: str, code: str, reason: str
+    hither: Hither, http: httpx.AsyncClient, raw: str, code: str, reason: str
 ) -> None:
     error = await answer_to(hither, await sign_up(http, "mallory"), raw)
     assert (error["code"], error["reason"]) == (code, reason)
 
 
-async def test_an_error_repeats_the_id_of_its_request(hither: RunningHither, http: httpx.AsyncClient) -> None:
+async def test_an_error_repeats_the_id_of_its_request(hither: Hither, http: httpx.AsyncClient) -> None:
     error = await answer_to(hither, await sign_up(http, "mallory"), '{"type": "make_coffee", "id": "cup-7"}')
     assert error["id"] == "cup-7"
 
 
-async def test_sending_into_a_conversation_of_others_is_refused(hither: RunningHither, http: httpx.AsyncClient) -> None:
+async def test_sending_into_a_conversation_of_others_is_refused(hither: Hither, http: httpx.AsyncClient) -> None:
     alice, bob, mallory = [await sign_up(http, name) for name in ("alice", "bob", "mallory")]
     async with line(hither.websocket_url, alice) as hers, line(hither.websocket_url, mallory) as theirs:
         ack = await hers.ask("send_message", to=bob.user_id, client_id="c", text="private")
@@ -89,7 +89,7 @@ async def test_sending_into_a_conversation_of_others_is_refused(hither: RunningH
     assert (read["code"], read["reason"]) == ("PERMISSION_DENIED", "NOT_A_MEMBER")
 
 
-async def test_sending_to_nobody_is_refused(hither: RunningHither, http: httpx.AsyncClient) -> None:
+async def test_sending_to_nobody_is_refused(hither: Hither, http: httpx.AsyncClient) -> None:
     alice = await sign_up(http, "alice")
     async with line(hither.websocket_url, alice) as hers:
         refused = await hers.ask("send_message", to="no-such-user", client_id="c", text="anyone?")
@@ -103,13 +103,13 @@ async def ended_by_close(socket: ClientConnection) -> AsyncIterator[str | bytes]
             yield await socket.recv()
 
 
-async def test_binary_where_text_is_due_closes_with_4102(hither: RunningHither, http: httpx.AsyncClient) -> None:
+async def test_binary_where_text_is_due_closes_with_4102(hither: Hither, http: httpx.AsyncClient) -> None:
     async with line(hither.websocket_url, await sign_up(http, "mallory")) as opened:
         await opened.socket.send(b"\x00\x01")
         assert (await opened.closed())[0] == 4102
 
 
-async def test_text_where_binary_is_due_closes_with_4102(hither: RunningHither, http: httpx.AsyncClient) -> None:
+async def test_text_where_binary_is_due_closes_with_4102(hither: Hither, http: httpx.AsyncClient) -> None:
     mallory = await sign_up(http, "mallory")
     async with connect(f"{hither.websocket_url}?token={mallory.token}", subprotocols=[PROTO]) as socket:
         await socket.send('{"type": "ping"}')
@@ -119,19 +119,19 @@ async def test_text_where_binary_is_due_closes_with_4102(hither: RunningHither, 
     assert socket.close_code == 4102
 
 
-async def test_invalid_utf8_closes_with_4102(hither: RunningHither, http: httpx.AsyncClient) -> None:
+async def test_invalid_utf8_closes_with_4102(hither: Hither, http: httpx.AsyncClient) -> None:
     async with line(hither.websocket_url, await sign_up(http, "mallory")) as opened:
         await opened.socket.send(b'{"type": "\xff\xfe"}', text=True)
         assert (await opened.closed())[0] == 4102
 
 
-async def test_an_oversize_frame_closes_with_4103(hither: RunningHither, http: httpx.AsyncClient) -> None:
+async def test_an_oversize_frame_closes_with_4103(hither: Hither, http: httpx.AsyncClient) -> None:
     async with line(hither.websocket_url, await sign_up(http, "mallory")) as opened:
         await opened.socket.send("x" * 1_000_000)
         assert (await opened.closed())[0] == 4103
 
 
-async def refusal_of(hither: RunningHither, token: str) -> tuple[int, str]:
+async def refusal_of(hither: Hither, token: str) -> tuple[int, str]:
     """Close code and reason for a connection opened with the token."""
     async with connect(f"{hither.websocket_url}?token={token}", subprotocols=[JSON]) as socket:
         opened = Line(socket)
@@ -140,7 +140,7 @@ async def refusal_of(hither: RunningHither, token: str) -> tuple[int, str]:
     return code, error["reason"]
 
 
-async def test_a_token_that_has_run_out_is_refused(hither: RunningHither, http: httpx.AsyncClient) -> None:
+async def test_a_token_that_has_run_out_is_refused(hither: Hither, http: httpx.AsyncClient) -> None:
     mallory = await sign_up(http, "mallory")
     claims = jwt.decode(mallory.token, options={"verify_signature": False})
     key = (hither.data / "keys" / "signing.pem").read_text()
@@ -148,26 +148,24 @@ async def test_a_token_that_has_run_out_is_refused(hither: RunningHither, http: 
     assert await refusal_of(hither, expired) == (4100, "EXPIRED_TOKEN")
 
 
-async def test_a_token_that_is_none_is_refused(hither: RunningHither) -> None:
+async def test_a_token_that_is_none_is_refused(hither: Hither) -> None:
     assert await refusal_of(hither, "not.a.token") == (4100, "BAD_TOKEN")
 
 
-async def test_a_token_signed_by_nobody_is_refused(hither: RunningHither, http: httpx.AsyncClient) -> None:
+async def test_a_token_signed_by_nobody_is_refused(hither: Hither, http: httpx.AsyncClient) -> None:
     claims = jwt.decode((await sign_up(http, "mallory")).token, options={"verify_signature": False})
     assert await refusal_of(hither, jwt.encode(claims, "", algorithm="none")) == (4100, "BAD_TOKEN")
 
 
-async def test_a_token_of_another_cluster_is_refused(
-    hither: RunningHither, http: httpx.AsyncClient, tmp_path: Path
-) -> None:
-    async with running_hither(tmp_path / "other") as other:
+async def test_a_token_of_another_cluster_is_refused(hither: Hither, start_hither: StartHither, tmp_path: Path) -> None:
+    async with start_hither(tmp_path / "other") as other:
         foreign = await other.token("alice", "phone")
     assert await refusal_of(hither, foreign) == (4100, "BAD_TOKEN")
 
 
-async def test_a_connection_that_says_no_hello_is_closed_with_4100(tmp_path: Path) -> None:
+async def test_a_connection_that_says_no_hello_is_closed_with_4100(start_hither: StartHither, tmp_path: Path) -> None:
     async with (
-        running_hither(tmp_path / "data", {"HITHER_EDGE_HELLO_TIMEOUT_S": "0.2"}) as hither,
+        start_hither(tmp_path / "data", {"HITHER_EDGE_HELLO_TIMEOUT_S": "0.2"}) as hither,
         connect(hither.websocket_url, subprotocols=[JSON]) as socket,
     ):
         opened = Line(socket)
@@ -175,7 +173,7 @@ async def test_a_connection_that_says_no_hello_is_closed_with_4100(tmp_path: Pat
         assert (await opened.closed())[0] == 4100
 
 
-async def test_a_token_may_come_in_hello_or_in_a_header(hither: RunningHither, http: httpx.AsyncClient) -> None:
+async def test_a_token_may_come_in_hello_or_in_a_header(hither: Hither, http: httpx.AsyncClient) -> None:
     alice = await sign_up(http, "alice")
     async with connect(hither.websocket_url, subprotocols=[JSON]) as socket:
         opened = Line(socket)
@@ -186,9 +184,7 @@ async def test_a_token_may_come_in_hello_or_in_a_header(hither: RunningHither, h
         assert (await Line(socket).next("connected"))["device_id"] == "phone"
 
 
-async def test_rest_without_or_with_a_bad_token_is_unauthenticated(
-    hither: RunningHither, http: httpx.AsyncClient
-) -> None:
+async def test_rest_without_or_with_a_bad_token_is_unauthenticated(hither: Hither, http: httpx.AsyncClient) -> None:
     none = await http.get("/api/v1/friends")
     bad = await http.get("/api/v1/friends", headers={"authorization": "Bearer nonsense"})
     assert (none.status_code, none.json()["details"][0]["reason"]) == (401, "NO_CREDENTIALS")
@@ -196,7 +192,7 @@ async def test_rest_without_or_with_a_bad_token_is_unauthenticated(
 
 
 async def test_ten_thousand_frames_at_once_are_refused_and_no_other_client_notices(
-    hither: RunningHither, http: httpx.AsyncClient
+    hither: Hither, http: httpx.AsyncClient
 ) -> None:
     alice, bob, mallory = [await sign_up(http, name) for name in ("alice", "bob", "mallory")]
 

@@ -4,11 +4,11 @@ import httpx
 
 from discovery.ids import direct_conversation_id
 from tests.support.people import befriend, line, sign_up
-from tests.support.runner import RunningHither
+from tests.support.runner import Hither
 
 
 async def test_a_message_reaches_the_recipient_and_is_acked_with_its_place(
-    hither: RunningHither, http: httpx.AsyncClient
+    hither: Hither, http: httpx.AsyncClient
 ) -> None:
     alice, bob = await sign_up(http, "alice"), await sign_up(http, "bob")
     async with line(hither.websocket_url, alice) as hers, line(hither.websocket_url, bob) as his:
@@ -24,7 +24,7 @@ async def test_a_message_reaches_the_recipient_and_is_acked_with_its_place(
 
 
 async def test_messages_arrive_in_the_order_of_their_seqs_on_every_device(
-    hither: RunningHither, http: httpx.AsyncClient
+    hither: Hither, http: httpx.AsyncClient
 ) -> None:
     alice, phone = await sign_up(http, "alice"), await sign_up(http, "bob")
     laptop = await phone.on("laptop")
@@ -40,9 +40,7 @@ async def test_messages_arrive_in_the_order_of_their_seqs_on_every_device(
         assert await on_laptop.texts(20) == expected
 
 
-async def test_a_retry_with_the_same_client_id_gets_the_first_answer(
-    hither: RunningHither, http: httpx.AsyncClient
-) -> None:
+async def test_a_retry_with_the_same_client_id_gets_the_first_answer(hither: Hither, http: httpx.AsyncClient) -> None:
     alice, bob = await sign_up(http, "alice"), await sign_up(http, "bob")
     async with line(hither.websocket_url, alice) as hers:
         first = await hers.ask("send_message", to=bob.user_id, client_id="same", text="once")
@@ -52,7 +50,7 @@ async def test_a_retry_with_the_same_client_id_gets_the_first_answer(
     assert [message["text"] for message in history["messages"]] == ["once"]
 
 
-async def test_an_offline_device_catches_up_before_live_events(hither: RunningHither, http: httpx.AsyncClient) -> None:
+async def test_an_offline_device_catches_up_before_live_events(hither: Hither, http: httpx.AsyncClient) -> None:
     alice, bob = await sign_up(http, "alice"), await sign_up(http, "bob")
     laptop = await bob.on("laptop")
     async with line(hither.websocket_url, alice) as hers, line(hither.websocket_url, laptop) as on_laptop:
@@ -66,7 +64,7 @@ async def test_an_offline_device_catches_up_before_live_events(hither: RunningHi
             assert await his.texts(1) == ["live"]
 
 
-async def test_a_device_resumes_at_the_place_it_acknowledged(hither: RunningHither, http: httpx.AsyncClient) -> None:
+async def test_a_device_resumes_at_the_place_it_acknowledged(hither: Hither, http: httpx.AsyncClient) -> None:
     alice, bob = await sign_up(http, "alice"), await sign_up(http, "bob")
     async with line(hither.websocket_url, alice) as hers:
         async with line(hither.websocket_url, bob) as his:
@@ -79,9 +77,7 @@ async def test_a_device_resumes_at_the_place_it_acknowledged(hither: RunningHith
             assert await his.texts(1) == ["m2"]
 
 
-async def test_the_sender_learns_what_was_delivered_and_what_was_read(
-    hither: RunningHither, http: httpx.AsyncClient
-) -> None:
+async def test_the_sender_learns_what_was_delivered_and_what_was_read(hither: Hither, http: httpx.AsyncClient) -> None:
     alice, bob = await sign_up(http, "alice"), await sign_up(http, "bob")
     async with line(hither.websocket_url, alice) as hers, line(hither.websocket_url, bob) as his:
         ack = await hers.ask("send_message", to=bob.user_id, client_id="c", text="read me")
@@ -98,7 +94,7 @@ async def test_the_sender_learns_what_was_delivered_and_what_was_read(
     assert (seen["seq"], seen["user_id"]) == ("1", bob.user_id)
 
 
-async def test_history_is_paged_backwards_and_forwards(hither: RunningHither, http: httpx.AsyncClient) -> None:
+async def test_history_is_paged_backwards_and_forwards(hither: Hither, http: httpx.AsyncClient) -> None:
     alice, bob = await sign_up(http, "alice"), await sign_up(http, "bob")
     async with line(hither.websocket_url, alice) as hers:
         for number in range(1, 8):
@@ -115,7 +111,7 @@ async def test_history_is_paged_backwards_and_forwards(hither: RunningHither, ht
     assert [m["text"] for m in forwards["messages"]] == ["3", "4", "5"]
 
 
-async def test_a_message_can_be_sent_by_rest(hither: RunningHither, http: httpx.AsyncClient) -> None:
+async def test_a_message_can_be_sent_by_rest(hither: Hither, http: httpx.AsyncClient) -> None:
     alice, bob = await sign_up(http, "alice"), await sign_up(http, "bob")
     await befriend(alice, bob)
     group = (await alice.post("/conversations", {"name": "Plans", "member_ids": [bob.user_id]}))["conversation"]
@@ -128,7 +124,7 @@ async def test_a_message_can_be_sent_by_rest(hither: RunningHither, http: httpx.
 
 
 async def test_a_group_hears_everything_and_a_removed_member_nothing_more(
-    hither: RunningHither, http: httpx.AsyncClient
+    hither: Hither, http: httpx.AsyncClient
 ) -> None:
     alice, bob, carol = [await sign_up(http, name) for name in ("alice", "bob", "carol")]
     await befriend(alice, bob)
@@ -155,7 +151,7 @@ async def test_a_group_hears_everything_and_a_removed_member_nothing_more(
     assert [event["message"]["text"] for event in page["events"] if event["type"] == "message"] == ["all three"]
 
 
-async def test_typing_is_told_to_the_others_only(hither: RunningHither, http: httpx.AsyncClient) -> None:
+async def test_typing_is_told_to_the_others_only(hither: Hither, http: httpx.AsyncClient) -> None:
     alice, bob = await sign_up(http, "alice"), await sign_up(http, "bob")
     async with line(hither.websocket_url, alice) as hers, line(hither.websocket_url, bob) as his:
         ack = await hers.ask("send_message", to=bob.user_id, client_id="c", text="hi")
@@ -164,7 +160,7 @@ async def test_typing_is_told_to_the_others_only(hither: RunningHither, http: ht
     assert (typing["conversation_id"], typing["user_id"]) == (ack["conversation_id"], alice.user_id)
 
 
-async def test_a_blocked_sender_is_refused_at_once(hither: RunningHither, http: httpx.AsyncClient) -> None:
+async def test_a_blocked_sender_is_refused_at_once(hither: Hither, http: httpx.AsyncClient) -> None:
     alice, bob = await sign_up(http, "alice"), await sign_up(http, "bob")
     async with line(hither.websocket_url, alice) as hers:
         assert (await hers.ask("send_message", to=bob.user_id, client_id="c1", text="hi"))["type"] == "ack"
@@ -173,9 +169,7 @@ async def test_a_blocked_sender_is_refused_at_once(hither: RunningHither, http: 
     assert (refused["type"], refused["code"], refused["reason"]) == ("error", "PERMISSION_DENIED", "BLOCKED")
 
 
-async def test_the_second_connection_of_a_device_replaces_the_first(
-    hither: RunningHither, http: httpx.AsyncClient
-) -> None:
+async def test_the_second_connection_of_a_device_replaces_the_first(hither: Hither, http: httpx.AsyncClient) -> None:
     alice = await sign_up(http, "alice")
     async with line(hither.websocket_url, alice) as first, line(hither.websocket_url, alice) as second:
         assert (await first.closed())[0] == 4101

@@ -5,20 +5,21 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from tests.support.people import WAIT_S, line, sign_up
-from tests.support.runner import HITHER, RunningHither, running_hither
+from tests.support.runner import HITHER, Hither, StartHither, running_hither
 
 SERVICES = {"Messaging", "Sessions", "Presence", "Location", "Push", "Directory"}
 FOREIGN = Path(__file__).parent / "foreign"
 
 
-async def test_what_was_acked_survives_a_stop_and_a_start(tmp_path: Path) -> None:
+async def test_what_was_acked_survives_a_stop_and_a_start(start_hither: StartHither, tmp_path: Path) -> None:
     async with (
-        running_hither(tmp_path / "data") as server,
+        start_hither(tmp_path / "data") as server,
         httpx.AsyncClient(base_url=server.url, timeout=WAIT_S) as http,
     ):
         alice, bob = await sign_up(http, "alice"), await sign_up(http, "bob")
@@ -40,8 +41,8 @@ async def test_what_was_acked_survives_a_stop_and_a_start(tmp_path: Path) -> Non
     assert (again["message_id"], again["seq"]) == (ack["message_id"], ack["seq"])
 
 
-async def test_a_resume_token_opens_the_next_connection(tmp_path: Path) -> None:
-    async with running_hither(tmp_path / "data") as server:
+async def test_a_resume_token_opens_the_next_connection(start_hither: StartHither, tmp_path: Path) -> None:
+    async with start_hither(tmp_path / "data") as server:
         async with httpx.AsyncClient(base_url=server.url, timeout=WAIT_S) as http:
             alice = await sign_up(http, "alice")
         async with line(server.websocket_url, alice) as hers:
@@ -56,21 +57,32 @@ async def test_a_resume_token_opens_the_next_connection(tmp_path: Path) -> None:
             assert (await hers.next("pong"))["timestamp"] == 1
 
 
-async def test_a_second_process_is_kept_off_the_data(hither: RunningHither) -> None:
-    second = await asyncio.create_subprocess_exec(
-        HITHER, "up", "--port", "0", "--data", str(hither.data), stderr=asyncio.subprocess.PIPE
-    )
-    _, err = await asyncio.wait_for(second.communicate(), WAIT_S)
+async def test_a_second_process_is_kept_off_embedded_data(tmp_path: Path) -> None:
+    async with running_hither(tmp_path / "data"):
+        second = await asyncio.create_subprocess_exec(
+            HITHER, "up", "--port", "0", "--data", str(tmp_path / "data"), stderr=asyncio.subprocess.PIPE
+        )
+        _, err = await asyncio.wait_for(second.communicate(), WAIT_S)
     assert second.returncode == 1
     assert b"another process runs on" in err
 
 
-async def test_status_shows_every_service_serving(hither: RunningHither) -> None:
-    shown = await hither.run("status")
-    rows = {name: row for row in shown.splitlines() for name in SERVICES if f"{name}Service" in row}
-    assert rows.keys() == SERVICES
-    assert all(" SERVING " in row for row in rows.values())
-    assert "4 of 4" in rows["Messaging"]
+async def all_rows_of_status(hither: Hither) -> list[list[str]]:
+    """Service, instance, address, zone, state, load, owned, "of", partitions."""
+    return [line.split() for line in (await hither.run("status")).splitlines() if line.startswith("hither.")]
+
+
+async def rows_of_status(hither: Hither) -> list[list[str]]:
+    """The same without the edges."""
+    return [row for row in await all_rows_of_status(hither) if not row[0].startswith("hither.edge.")]
+
+
+async def test_status_shows_every_service_serving_and_every_partition_owned(hither: Hither) -> None:
+    rows = await rows_of_status(hither)
+    assert {row[0].rpartition(".")[2].removesuffix("Service") for row in rows} == SERVICES
+    assert {row[4] for row in rows} == {"SERVING"}
+    messaging = [row for row in rows if row[0] == "hither.messaging.v1.MessagingService"]
+    assert sum(int(row[6]) for row in messaging) == int(messaging[0][8])
 
 
 async def test_health_metrics_and_documents_are_served(http: httpx.AsyncClient) -> None:
@@ -87,13 +99,13 @@ async def test_health_metrics_and_documents_are_served(http: httpx.AsyncClient) 
         assert says in answer.text, path
 
 
-async def test_keys_are_readable_by_their_owner_alone(hither: RunningHither) -> None:
+async def test_keys_are_readable_by_their_owner_alone(hither: Hither) -> None:
     for name in ("signing.pem", "resume.key"):
         assert (hither.data / "keys" / name).stat().st_mode & 0o077 == 0
 
 
 async def test_a_foreign_client_speaks_the_json_frames(
-    hither: RunningHither, http: httpx.AsyncClient, require: Callable[[bool, str], None]
+    hither: Hither, http: httpx.AsyncClient, require: Callable[[bool, str], None]
 ) -> None:
     require(shutil.which("node") is not None, "node is not installed")
     require((FOREIGN / "node_modules" / "ws").is_dir(), "npm ci has not been run in tests/scenarios/foreign")
@@ -114,19 +126,34 @@ async def test_a_foreign_client_speaks_the_json_frames(
     assert frames["error"]["reason"] == "UNKNOWN_TYPE"
 
 
-async def test_buf_curl_calls_an_internal_service_by_reflection(hither: RunningHither, http: httpx.AsyncClient) -> None:
-    alice = await sign_up(http, "alice")
-    address = json.loads((hither.data / "run.json").read_text())["grpc_address"]
-    service = (await hither.run("token", "operator", "--role", "service")).strip()
+async def buf_curl(address: str, method: str, token: str, request: object) -> Any:
+    """The answer to a call by reflection."""
     buf = await asyncio.create_subprocess_exec(
         HITHER.parent / "buf", "curl", "--protocol", "grpc", "--http2-prior-knowledge",
-        "--header", f"authorization: Bearer {service}", "--data", json.dumps({"userId": alice.user_id}),
-        f"http://{address}/hither.directory.v1.DirectoryService/ListFriendIds",
+        "--header", f"authorization: Bearer {token}", "--data", json.dumps(request), f"http://{address}/{method}",
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     out, err = await asyncio.wait_for(buf.communicate(), WAIT_S * 2)
     assert buf.returncode == 0, err.decode()
-    assert json.loads(out) == {}
+    return json.loads(out)
+
+
+async def test_buf_curl_calls_an_internal_service_by_reflection(hither: Hither, http: httpx.AsyncClient) -> None:
+    alice = await sign_up(http, "alice")
+    service = (await hither.run("token", "operator", "--role", "service")).strip()
+    address = next(row[2] for row in await rows_of_status(hither) if row[0].endswith("DirectoryService"))
+    method = "hither.directory.v1.DirectoryService/ListFriendIds"
+    assert await buf_curl(address, method, service, {"userId": alice.user_id}) == {}
+
+
+async def test_buf_curl_reaches_any_instance(hither: Hither) -> None:
+    admin = (await hither.run("token", "operator", "--role", "admin")).strip()
+    rows = await rows_of_status(hither)
+    for address in {row[2] for row in rows}:
+        answer = await buf_curl(address, "hither.mesh.v1.StatusService/GetStatus", admin, {})
+        assert len([one for one in answer["instances"] if "Deliver" not in one["instance"]["service"]]) == len(rows)
+        health = await buf_curl(address, "grpc.health.v1.Health/Check", admin, {})
+        assert health == {"status": "SERVING"}
 
 
 @pytest.mark.parametrize("arguments", [("up", "--host", "0.0.0.0"), ("up", "--config", "pyproject.toml")])
@@ -137,3 +164,14 @@ async def test_an_unsafe_or_unknown_setting_is_refused(tmp_path: Path, arguments
     _, err = await asyncio.wait_for(process.communicate(), WAIT_S)
     assert process.returncode == 1
     assert b"TLS" in err or b"no section" in err
+
+
+async def test_edges_beside_the_services_share_the_port_and_come_back_when_killed(tmp_path: Path) -> None:
+    async with running_hither(tmp_path / "data", None, "--edges", "2") as server:
+        async with httpx.AsyncClient(base_url=server.url, timeout=WAIT_S) as http:
+            alice, bob = await sign_up(http, "alice"), await sign_up(http, "bob")
+        edges = [row for row in await all_rows_of_status(server) if row[0].startswith("hither.edge.")]
+        assert len(edges) == 2
+        async with line(server.websocket_url, alice) as hers, line(server.websocket_url, bob) as his:
+            await hers.ask("send_message", to=bob.user_id, client_id="c", text="across")
+            assert await his.texts(1) == ["across"]

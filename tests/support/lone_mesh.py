@@ -72,6 +72,9 @@ class LoneMesh:
     def partition_of(self, key: str) -> int:
         return partition_of(key, self.partitions)
 
+    def owned(self, service: str) -> frozenset[int]:
+        return self.owned_now
+
     async def watch_owned(self, service: str) -> AsyncIterator[frozenset[int]]:
         while True:
             news = self._news

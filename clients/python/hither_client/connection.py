@@ -9,7 +9,8 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Literal, Self, TypeAlias, TypeVar
 from urllib.parse import urlsplit, urlunsplit
@@ -62,6 +63,7 @@ class HitherClient:
 
     Entering waits for the first connection, for at most `open_timeout_s`, and raises BadToken, or NoAnswer if there is no server.
     After that the client reconnects by itself, until the server says not to (ConnectionEnded, raised by every later call).
+    With several URLs, edges of one cluster, it begins with the first and tries the next one after each connection that ended.
 
     Reading never stops for a slow application, since answers come on the same socket: events beyond `queue_limit` stay on the
     server and are fetched when there is room. One task at a time may take events; any number may send.
@@ -69,7 +71,7 @@ class HitherClient:
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str],
         token: TokenSource,
         *,
         cursor: CursorStore | None = None,
@@ -77,7 +79,9 @@ class HitherClient:
         open_timeout_s: float = 30.0,
         proxy: str | Literal[True] | None = True,
     ) -> None:
-        self._url = _socket_url(url)
+        self._urls = deque(_socket_url(one) for one in ([url] if isinstance(url, str) else url))
+        if not self._urls:
+            raise ValueError("a client needs a server's URL")
         self._token = token
         self._cursor = cursor or MemoryCursorStore()
         self._settings = settings or ClientSettings()
@@ -123,7 +127,7 @@ class HitherClient:
             self._raise_failure()
         except TimeoutError:
             await self.close()
-            raise NoAnswer(f"no connection to {self._url} within {self._open_timeout_s} s") from None
+            raise NoAnswer(f"no connection to {', '.join(self._urls)} within {self._open_timeout_s} s") from None
         except BaseException:
             await self.close()
             raise
@@ -309,6 +313,7 @@ class HitherClient:
             code, reason = await self._connect_once()
             if self._closed:
                 return
+            self._urls.rotate(-1)
             delay_s = self._state.lost(code, reason)
             self._arrived.set()
             await asyncio.sleep(delay_s)
@@ -318,7 +323,7 @@ class HitherClient:
         token = self._token if isinstance(self._token, str) else await self._token()
         try:
             async with connect(
-                self._url,
+                self._urls[0],
                 subprotocols=[Subprotocol(SUBPROTOCOL)],
                 compression=None,
                 proxy=self._proxy,

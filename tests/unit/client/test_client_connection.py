@@ -169,6 +169,16 @@ async def test_after_a_loss_the_client_comes_back_with_its_cursor(edge: FakeEdge
     await client.close()
 
 
+async def test_a_client_of_several_edges_goes_to_the_next_when_one_is_lost(edge: FakeEdge) -> None:
+    async with FakeEdge() as other:
+        client = HitherClient([edge.url, other.url], "token", settings=FAST, open_timeout_s=5.0, proxy=None)
+        peer = await opened(edge, client)
+        peer.drop()
+        await (await other.accept()).welcome(end=0)
+        await next_of(client, Synced)
+        await client.close()
+
+
 @pytest.mark.parametrize("code", [4001, 4002, 4003, 1011])
 async def test_the_client_comes_back_after(edge: FakeEdge, code: int) -> None:
     client = new_client(edge)

@@ -4,11 +4,13 @@ import pytest
 
 from discovery.errors import Unauthenticated
 from discovery.rpc.call import ANONYMOUS, Call, Caller, Role
-from discovery.rpc.identity import authenticate, from_caller_message, to_caller_message, to_metadata, trace_of
+from discovery.rpc.identity import authenticate, from_caller_message, to_caller_message, to_metadata
+from discovery.rpc.tracing import Trace, read_traceparent
 from hither.mesh.v1 import caller_pb2
 from tests.support.cluster import ALICE, SEND, Keys
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
+SPAN = "b7ad6b7169203331"
 
 
 @pytest.fixture
@@ -20,10 +22,10 @@ def keys() -> Keys:
     "caller", [ANONYMOUS, ALICE, Caller(Role.SERVICE, "alice", "phone", "edge"), Caller(Role.ADMIN, service="ops")]
 )
 def test_a_caller_crosses_the_wire_and_back(keys: Keys, caller: Caller) -> None:
-    metadata = to_metadata(Call(SEND, caller, time.monotonic(), TRACE), keys.service_token())
+    metadata = to_metadata(Call(SEND, caller, time.monotonic(), TRACE, SPAN, sampled=True), keys.service_token())
 
     assert authenticate(metadata, keys.verifier()) == caller
-    assert trace_of(dict(metadata)["traceparent"]) == TRACE
+    assert read_traceparent(dict(metadata)["traceparent"]) == Trace(TRACE, SPAN, sampled=True)
 
 
 def test_a_process_without_a_token_claims_nothing(keys: Keys) -> None:
@@ -64,9 +66,3 @@ def test_a_caller_of_an_unknown_role_is_anonymous() -> None:
 
     assert from_caller_message(message) == ANONYMOUS
     assert from_caller_message(caller_pb2.Caller(user_id="alice")) == ANONYMOUS
-
-
-@pytest.mark.parametrize("value", [None, "", "x", "00-short-b7ad6b7169203331-01", "00-" + "\n" * 32 + "-b7-01"])
-def test_without_a_trace_a_new_one_begins(value: str | None) -> None:
-    assert len(trace_of(value)) == 32
-    assert trace_of(value) != trace_of(value)

@@ -1,12 +1,16 @@
 import json
 import logging
+import time
 from collections.abc import Iterator
 
 import pytest
 import structlog
 from prometheus_client import CollectorRegistry, generate_latest
 
-from discovery.rpc.telemetry import CallMetrics, configure_logging
+from discovery.rpc.call import Call
+from discovery.rpc.telemetry import CallMetrics, TelemetrySettings, configure_logging
+from hither.messaging.v1 import messaging_service_pb2 as pb
+from tests.support.cluster import ALICE, SEND, Scripted, new_dispatcher
 
 
 @pytest.fixture
@@ -81,6 +85,37 @@ def test_lines_below_the_level_are_left_out(capsys: pytest.CaptureFixture[str]) 
     logging.getLogger("library").warning("enough")
 
     assert [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()] == ["enough"]
+
+
+@pytest.mark.usefixtures("logging_as_it_was")
+async def test_a_line_names_the_place_of_the_call_that_it_is_logged_in(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("info", json=True)
+    servicer = Scripted()
+
+    async def serve(_request: object) -> pb.SendMessageResponse:
+        structlog.get_logger("t").info("inside")
+        logging.getLogger("library").info("inside")
+        structlog.get_logger("t").info("of another", trace_id="t-1")
+        return pb.SendMessageResponse()
+
+    servicer.behaviour = serve
+    request = pb.SendMessageRequest(conversation_id="g.1", client_id="1", text="hi")
+    await new_dispatcher(servicer).dispatch(SEND, request, Call(SEND, ALICE, time.monotonic() + 5, "t-0", "s-0"))
+    structlog.get_logger("t").info("outside")
+
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(line.get("trace_id"), line.get("span_id")) for line in lines] == [
+        ("t-0", "s-0"),
+        ("t-0", "s-0"),
+        ("t-1", None),
+        (None, None),
+    ]
+
+
+@pytest.mark.parametrize("settings", [{"trace_ratio": 1.5}, {"trace_ratio": -0.1}, {"otlp_endpoint": "collector:4317"}])
+def test_settings_that_cannot_be_meant_are_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        TelemetrySettings(**settings)  # type: ignore[arg-type] # one of each kind
 
 
 def test_an_unknown_level_is_refused() -> None:

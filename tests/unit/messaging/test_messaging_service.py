@@ -24,17 +24,24 @@ from tests.support.lone_mesh import LoneMesh
 from tests.support.memory_ports import Disk, Life, MemoryLog, MemoryStore, MemoryTopics
 
 
-def quick(most_waiting_sends: int = 1000, most_recent_outcomes: int = 0, send_burst: int = 1000) -> MessagingSettings:
+def quick(
+    most_waiting_sends: int = 1000,
+    most_recent_outcomes: int = 0,
+    send_burst: int = 1000,
+    leave_timeout_s: float = 0.01,
+    commit_interval_s: float = 0,
+) -> MessagingSettings:
     """Settings without pauses."""
     return MessagingSettings(
         send_rate_per_s=0.5,
         send_burst=send_burst,
         most_waiting_sends=most_waiting_sends,
         most_recent_outcomes=most_recent_outcomes,
-        commit_interval_s=0,
+        commit_interval_s=commit_interval_s,
         acknowledgement_interval_s=0,
         retry_min_s=0.001,
         retry_max_s=0.002,
+        leave_timeout_s=leave_timeout_s,
     )
 
 
@@ -201,6 +208,37 @@ async def test_rule_7_a_send_whose_partition_moves_away_is_of_unknown_outcome_an
 
         assert (await town.send("hi", "c1")).seq == 1
         assert len(disk.messages["d.1"]) == 1
+
+
+async def test_a_partition_that_moves_away_finishes_what_it_took_and_takes_no_more(disk: Disk, life: Life) -> None:
+    store = Held(disk, life)
+    async with running(Town(MemoryLog(disk, life), store, quick(leave_timeout_s=5))) as town:
+        first = asyncio.create_task(town.send("hi", "c1"))
+        await store.arrived.wait()
+        town.mesh.own()
+        await turns()
+        with pytest.raises(Unavailable) as caught:
+            await town.send("too late", "c2")
+        assert caught.value.reason == "NO_OWNER"
+        leaving = asyncio.create_task(town.messaging.handed_over())
+        await turns()
+        assert not leaving.done()
+
+        store.gate.set()
+        assert (await first).seq == 1
+        await leaving
+
+
+async def test_a_partition_that_has_left_has_committed_what_it_applied(disk: Disk, life: Life) -> None:
+    settings = quick(leave_timeout_s=5, commit_interval_s=3600)
+    async with running(Town(MemoryLog(disk, life), MemoryStore(disk, life), settings)) as town:
+        await town.send("one", "c1")
+        await disk.until(lambda: disk.settled("conversations", "messages"))
+        await town.send("two", "c2")
+        assert not disk.settled("conversations", "messages")
+        town.mesh.own()
+        await town.messaging.handed_over()
+        assert disk.settled("conversations", "messages")
 
 
 async def test_a_send_that_is_not_seen_in_time_is_of_unknown_outcome(town: Town, life: Life) -> None:

@@ -12,7 +12,9 @@ def test_without_anything_the_defaults_hold() -> None:
 def test_the_command_line_wins_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / "hither.toml"
     file.write_text('[process]\nport = 1\nhost = "::1"\nlog_level = "debug"\n[edge]\nframes_per_s = 7.0\n')
-    config = load_config(file, {"HITHER_PROCESS_PORT": "2", "HITHER_PROCESS_HOST": "127.0.0.2"}, {"port": 3})
+    config = load_config(
+        file, {"HITHER_PROCESS_PORT": "2", "HITHER_PROCESS_HOST": "127.0.0.2"}, {"process": {"port": 3}}
+    )
     assert (config.process.port, config.process.host, config.process.log_level) == (3, "127.0.0.2", "debug")
     assert config.edge.frames_per_s == 7.0
 
@@ -39,3 +41,16 @@ def test_a_file_with_an_unknown_section_is_refused(tmp_path: Path) -> None:
 
 def test_variables_of_others_are_left_alone() -> None:
     assert load_config(None, {"PATH": "/bin", "HITHER_REQUIRE_SERVERS": "1"}, {}) == Config()
+
+
+def test_passwords_are_masked_where_settings_are_shown() -> None:
+    environment = {
+        "HITHER_ENGINES_DIRECTORY": "postgresql+asyncpg://hither:hunter2@db:5432/hither",
+        "HITHER_ENGINES_BUS": "redis://:hunter2@cache:6379/0",
+        "HITHER_MESH_REGISTRY_PASSWORD": "hunter2",
+    }
+    shown = load_config(None, environment, {}).shown()
+    assert "hunter2" not in str(shown)
+    assert shown["engines"]["directory"] == "postgresql+asyncpg://hither:***@db:5432/hither"
+    assert shown["mesh"]["registry_password"] == "***"
+    assert shown["engines"]["log"] == "embedded"

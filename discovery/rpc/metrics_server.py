@@ -1,0 +1,105 @@
+"""/metrics, /healthz and /readyz for a process that has no public port: uvicorn on a port of its own.
+
+For its operator only: on loopback unless told otherwise, without credentials, and with nothing that is anybody's secret.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Final, Self
+
+import structlog
+import uvicorn
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+MOST_CONNECTIONS: Final = 16
+"""Connections at a time; one more is told 503."""
+
+_KEEP_ALIVE_S: Final = 65
+"""Longer than the pauses of most who scrape, so that they need not connect anew."""
+
+_JSON: Final = "application/json"
+
+log = structlog.get_logger(__name__)
+
+Health = Callable[[], Mapping[str, str]]
+"""Each part of the process by name, with an empty string if it is ready and else why it is not, safe to show. Called in the
+event loop: it must not wait.
+"""
+
+
+class MetricsServer:
+    """`async with MetricsServer(health, "127.0.0.1", 9464) as server:` serves until the block ends. Port 0 takes a free one.
+    Raises OSError if the port is taken.
+    """
+
+    def __init__(self, health: Health, host: str, port: int, registry: CollectorRegistry = REGISTRY) -> None:
+        self._host = host
+        self._port = port
+        self._config = uvicorn.Config(
+            _app(health, registry),
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            limit_concurrency=MOST_CONNECTIONS,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+        )
+        self._state = ServerState()
+        self._server: asyncio.Server | None = None
+        self.address = ""
+        """Where it listens, as host:port, once entered."""
+
+    async def __aenter__(self) -> Self:
+        """Listens."""
+        self._config.load()
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            lambda: HttpToolsProtocol(self._config, self._state, {}), self._host, self._port
+        )
+        host, port = self._server.sockets[0].getsockname()[:2]
+        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        log.info("metrics.serving", address=self.address)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Hangs up."""
+        assert self._server is not None  # entered
+        self._server.close()
+        for connection in list(self._state.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+        for task in list(self._state.tasks):
+            task.cancel()
+        await asyncio.gather(*self._state.tasks, return_exceptions=True)
+
+
+def _app(health: Health, registry: CollectorRegistry) -> Starlette:
+    async def metrics(_request: Request) -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    async def healthz(_request: Request) -> Response:
+        return Response(b'{"status":"alive"}', media_type=_JSON)
+
+    async def readyz(_request: Request) -> Response:
+        parts = health()
+        ready = not any(parts.values())
+        body = {
+            "status": "ready" if ready else "not ready",
+            "parts": {name: why or "ready" for name, why in parts.items()},
+        }
+        return Response(json.dumps(body), 200 if ready else 503, media_type=_JSON)
+
+    return Starlette(routes=[Route("/metrics", metrics), Route("/healthz", healthz), Route("/readyz", readyz)])

@@ -1,0 +1,109 @@
+"""The services by name, and how each is put together from a mesh and its engines."""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Protocol, runtime_checkable
+
+from discovery.clock import Clock
+from discovery.ids import Snowflakes
+from discovery.mesh import Mesh
+from services.config import Config
+from services.data_directory import DataDirectory
+from services.directory.service import Directory
+from services.directory.tokens import TokenIssuer
+from services.engines import Engines
+from services.location.service import Location
+from services.messaging.service import Messaging
+from services.presence.service import Presence
+from services.push.service import Push
+from services.sessions.service import Sessions
+
+
+class Service(Protocol):
+    """What a process needs of a service: its servicer, the background work that it owns, and what is wrong with it."""
+
+    @property
+    def servicer(self) -> object:
+        """Answers the service's RPCs."""
+
+    async def run(self) -> None:
+        """Works until cancelled; raises when a part of it dies."""
+
+
+@runtime_checkable
+class HandsOver(Protocol):
+    """A service whose partitions take something along when they move."""
+
+    async def handed_over(self) -> None:
+        """Returns when nothing is left here of what this process does not own any more."""
+
+
+@runtime_checkable
+class TellsHealth(Protocol):
+    """A service that can be unwell while it runs."""
+
+    def health(self) -> Iterable[object]:
+        """What is wrong now; empty if all is well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """What services are made from."""
+
+    mesh: Mesh
+    engines: Engines
+    data: DataDirectory
+    snowflakes: Snowflakes
+    config: Config
+    clock: Clock
+
+
+async def _directory(wiring: Wiring) -> Service:
+    issuer = TokenIssuer(wiring.data.keys.signing_pem, wiring.data.cluster, wiring.clock)
+    store, bus = await wiring.engines.directory(), await wiring.engines.bus()
+    return Directory(wiring.mesh, store, bus, issuer, wiring.snowflakes, wiring.clock, wiring.config.directory)
+
+
+async def _sessions(wiring: Wiring) -> Service:
+    cache, devices = await wiring.engines.cache(), await wiring.engines.devices()
+    return Sessions(wiring.mesh, cache, devices, wiring.clock, wiring.config.sessions)
+
+
+async def _messaging(wiring: Wiring) -> Service:
+    log, messages, bus = await wiring.engines.log(), await wiring.engines.messages(), await wiring.engines.bus()
+    return Messaging(wiring.mesh, log, messages, bus, wiring.snowflakes, wiring.clock, wiring.config.messaging)
+
+
+async def _presence(wiring: Wiring) -> Service:
+    cache, bus = await wiring.engines.cache(), await wiring.engines.bus()
+    return Presence(wiring.mesh, cache, bus, wiring.clock, wiring.config.presence)
+
+
+async def _location(_wiring: Wiring) -> Service:
+    return Location()
+
+
+async def _push(_wiring: Wiring) -> Service:
+    return Push()
+
+
+_MAKERS: Mapping[str, Callable[[Wiring], Awaitable[Service]]] = MappingProxyType(
+    {
+        "directory": _directory,
+        "sessions": _sessions,
+        "messaging": _messaging,
+        "presence": _presence,
+        "location": _location,
+        "push": _push,
+    }
+)
+NAMES = tuple(_MAKERS)
+"""The services that a process can be."""
+
+
+async def make_service(name: str, wiring: Wiring) -> Service:
+    """The service of that name (one of NAMES), with its engines open and its servicer in the mesh's dispatcher."""
+    service = await _MAKERS[name](wiring)
+    wiring.mesh.dispatcher.add(service.servicer, f"hither.{name}.v1.{name.title()}Service")
+    return service

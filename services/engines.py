@@ -1,0 +1,166 @@
+"""Opens the engines that the configuration names: the embedded ones in the data directory, or servers by their URLs.
+
+Each engine is opened when a service of this process first needs it and closed when the process ends, in reverse order. The
+drivers are imported no earlier: a process loads those of its own engines only.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Protocol, TypeVar, cast
+from urllib.parse import parse_qs, urlsplit
+
+from discovery.clock import SystemClock
+from services.config import Config, ConfigError
+from services.data_directory import DataDirectory
+from services.directory.ports import DirectoryStore
+from services.ports.bus import Bus
+from services.ports.cache import Cache
+from services.ports.device_store import DeviceStore
+from services.ports.log import Log
+from services.ports.message_store import MessageStore
+
+EMBEDDED = "embedded"
+
+
+class _Closable(Protocol):
+    async def close(self) -> None:
+        """Lets the engine go."""
+
+
+T = TypeVar("T", bound=_Closable)
+
+
+class Engines:
+    """The engines of one process. Each method opens its engine at the first call and gives the same one ever after.
+
+    Raises ConfigError for a URL that names no engine, and whatever an engine raises that cannot be opened.
+    """
+
+    def __init__(self, config: Config, data: DataDirectory, partitions: int, stack: AsyncExitStack) -> None:
+        self._urls = config.engines
+        self._cache_keys = config.process.cache_keys
+        self._data = data
+        self._partitions = partitions
+        self._stack = stack
+        self._opened: dict[str, _Closable] = {}
+
+    async def log(self) -> Log:
+        """The log that the projections read."""
+        return await self._once("log", self._open_log)
+
+    async def messages(self) -> MessageStore:
+        """Conversations, inboxes and marks."""
+        return await self._once("messages", self._open_messages)
+
+    async def devices(self) -> DeviceStore:
+        """Devices and their cursors."""
+        return await self._once("devices", self._open_devices)
+
+    async def directory(self) -> DirectoryStore:
+        """Users, friendships and conversations."""
+        return await self._once("directory", self._open_directory)
+
+    async def cache(self) -> Cache:
+        """Connections and presence."""
+        return await self._once("cache", self._open_cache)
+
+    async def bus(self) -> Bus:
+        """News between the instances."""
+        return await self._once("bus", self._open_bus)
+
+    async def _once(self, name: str, open_engine: Callable[[str], Awaitable[T]]) -> T:
+        engine = self._opened.get(name)
+        if engine is None:
+            engine = self._opened[name] = await open_engine(getattr(self._urls, name))
+            self._stack.push_async_callback(engine.close)
+        return cast(T, engine)
+
+    async def _open_log(self, url: str) -> Log:
+        if url == EMBEDDED:
+            from services.storage.sqlite.log import SqliteLog
+
+            return await SqliteLog.open(self._data.database("log"))
+        from services.storage.kafka.log import KafkaLog
+
+        parts = _split("log", url, "kafka")
+        return await KafkaLog.open(
+            parts.hosts,
+            self._partitions,
+            int(parts.query.get("replication", "1")),
+            prefix=parts.query.get("prefix", ""),
+        )
+
+    async def _open_messages(self, url: str) -> MessageStore:
+        if url == EMBEDDED:
+            from services.storage.sqlite.messages import SqliteMessageStore
+
+            return await SqliteMessageStore.open(self._data.database("messages"))
+        from services.storage.cassandra.messages import CassandraMessageStore
+
+        parts = _split("messages", url, "cassandra")
+        hosts = [host.rpartition(":")[0] for host in parts.hosts.split(",")]
+        port = int(parts.hosts.rpartition(":")[2])
+        replication = int(parts.query.get("replication", "1"))
+        return await CassandraMessageStore.open(hosts, port, parts.path, replication=replication)
+
+    async def _open_devices(self, url: str) -> DeviceStore:
+        if url == EMBEDDED:
+            from services.storage.sqlite.devices import SqliteDeviceStore
+
+            return await SqliteDeviceStore.open(self._data.database("devices"))
+        from services.storage.sql.devices import SqlDeviceStore
+
+        _split("devices", url, "postgresql+asyncpg")
+        return await SqlDeviceStore.open(url)
+
+    async def _open_directory(self, url: str) -> DirectoryStore:
+        from services.storage.sql.directory import SqlDirectoryStore, sqlite_url
+
+        if url == EMBEDDED:
+            return await SqlDirectoryStore.open(sqlite_url(self._data.database("directory")))
+        _split("directory", url, "postgresql+asyncpg")
+        return await SqlDirectoryStore.open(url)
+
+    async def _open_cache(self, url: str) -> Cache:
+        if url == EMBEDDED:
+            from services.storage.memory.cache import MemoryCache
+
+            return MemoryCache(SystemClock(), self._cache_keys)
+        from services.storage.redis.cache import RedisCache
+
+        _split("cache", url, "redis")
+        return await RedisCache.open(url)
+
+    async def _open_bus(self, url: str) -> Bus:
+        if url == EMBEDDED:
+            from services.storage.memory.bus import MemoryBus
+
+            return MemoryBus()
+        from services.storage.redis.bus import RedisBus
+
+        _split("bus", url, "redis")
+        return await RedisBus.open(url)
+
+
+class _Parts:
+    """A URL of an engine: "scheme://host:port,host:port/path?key=value"."""
+
+    def __init__(self, hosts: str, path: str, query: dict[str, str]) -> None:
+        self.hosts = hosts
+        self.path = path
+        self.query = query
+
+
+def _split(engine: str, url: str, scheme: str) -> _Parts:
+    parts = urlsplit(url)
+    if parts.scheme != scheme:
+        raise ConfigError(f"engines: {engine} is {EMBEDDED!r} or {scheme}://..., not {parts.scheme or url}://...")
+    query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
+    return _Parts(parts.netloc.rpartition("@")[2], parts.path.lstrip("/"), query)
+
+
+@asynccontextmanager
+async def open_engines(config: Config, data: DataDirectory, partitions: int) -> AsyncIterator[Engines]:
+    """The engines of a process, for the time of the block."""
+    async with AsyncExitStack() as stack:
+        yield Engines(config, data, partitions, stack)

@@ -1,0 +1,46 @@
+"""Opens the registry that the configuration names."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+from discovery.clock import Clock
+from discovery.registry.embedded import EmbeddedRegistry
+from discovery.registry.port import Registry
+from services.config import ConfigError, MeshSettings
+
+EMBEDDED = "embedded"
+
+
+def _endpoints(settings: MeshSettings) -> list[str]:
+    """Where the registry answers, each as HOST:PORT. Raises ConfigError."""
+    parts = urlsplit(settings.registry)
+    if parts.scheme not in ("etcd", "grpc") or not parts.netloc or parts.path.strip("/"):
+        raise ConfigError(
+            f"mesh: registry is {EMBEDDED!r}, etcd://HOST:PORT[,HOST:PORT...] or grpc://HOST:PORT, not {settings.registry}"
+        )
+    return parts.netloc.split(",")
+
+
+@asynccontextmanager
+async def open_registry(
+    settings: MeshSettings, cluster: str, clock: Clock, token: Callable[[], str] | None
+) -> AsyncIterator[Registry]:
+    """The registry, for the time of the block. `token` gives the SERVICE token for a registry that another process of ours
+    serves. Raises ConfigError.
+    """
+    registry: Registry
+    if settings.registry == EMBEDDED:
+        registry = EmbeddedRegistry(clock)
+    elif settings.registry.startswith("grpc://"):
+        from discovery.registry.remote import RemoteRegistry
+
+        registry = RemoteRegistry(_endpoints(settings)[0], token)
+    else:
+        from discovery.registry.etcd.registry import EtcdRegistry  # only a process of several loads the client
+
+        registry = await EtcdRegistry.open(_endpoints(settings), cluster)
+    try:
+        yield registry
+    finally:
+        await registry.close()

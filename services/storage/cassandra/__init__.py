@@ -1,0 +1,1 @@
+"""Engines on Apache Cassandra: the only room that imports its driver."""

@@ -1,0 +1,346 @@
+"""What the registry over etcd promises while members of etcd die, sleep, come back, lose their data or ask for passwords."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from discovery.clock import SystemClock
+from discovery.errors import Unavailable
+from discovery.membership import Membership
+from discovery.registry.etcd.client import EtcdClient
+from discovery.registry.etcd.contents import Contents, encode
+from discovery.registry.etcd.endpoints import EtcdTls
+from discovery.registry.etcd.registry import EtcdRegistry
+from discovery.registry.etcd.watch import PrefixWatch
+from discovery.registry.metrics import RegistryMetrics
+from discovery.registry.port import Instance, Registry, Snapshot
+from tests.support.certificates import Authority
+from tests.support.servers.etcd import EtcdCluster, TlsFiles, etcd_server
+
+LONG_S = 300.0
+PATIENCE_S = 60.0
+ONE = Instance("hither.test.v1.TestService", "one", address="127.0.0.1:1")
+TWO = replace(ONE, instance_id="two")
+
+Opener = Callable[..., Awaitable[EtcdRegistry]]
+
+
+@pytest.fixture
+async def open_registry() -> AsyncIterator[Opener]:
+    """Opens registries of one cluster, and closes them at the end."""
+    cluster = uuid4().hex
+    async with AsyncExitStack() as stack:
+
+        async def open_one(endpoints: list[str], **options: object) -> EtcdRegistry:
+            registry = await EtcdRegistry.open(endpoints, cluster, metrics=RegistryMetrics(), **options)  # type: ignore[arg-type]
+            stack.push_async_callback(registry.close)
+            return registry
+
+        yield open_one
+
+
+@pytest.fixture
+def lone(etcd: EtcdCluster, tmp_path: Path) -> Iterator[EtcdCluster]:
+    """An etcd of one member that the test may do anything to. (`etcd` skips where there is none.)"""
+    with etcd_server(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def trio(etcd: EtcdCluster, tmp_path: Path) -> Iterator[EtcdCluster]:
+    """An etcd of three."""
+    with EtcdCluster(tmp_path, 3) as server:
+        yield server
+
+
+async def seen(watch: AsyncIterator[Snapshot], *instances: Instance) -> Snapshot:
+    """The first snapshot of the watch with just these instances."""
+    async with asyncio.timeout(PATIENCE_S):
+        async for snapshot in watch:
+            if snapshot.instances == instances:
+                return snapshot
+    raise AssertionError("the watch ended")
+
+
+async def put(registry: Registry, instance: Instance) -> int:
+    """Registers it, however long etcd is away."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            try:
+                lease = await registry.grant(LONG_S)
+                assert await registry.put(instance, lease)
+            except Unavailable:
+                continue
+            return lease
+
+
+async def off_loop(blocking: Callable[[], object]) -> None:
+    await asyncio.to_thread(blocking)
+
+
+@asynccontextmanager
+async def watching(watch: PrefixWatch, changed: asyncio.Event) -> AsyncIterator[None]:
+    """While the watch runs, and once it has brought something."""
+    changed.clear()
+    running = asyncio.create_task(watch.run())
+    await asyncio.wait_for(changed.wait(), PATIENCE_S)
+    yield
+    running.cancel()
+    await asyncio.wait({running})
+
+
+async def test_a_watch_survives_compaction(etcd: EtcdCluster) -> None:
+    client, contents, changed = EtcdClient(etcd.endpoints), Contents(), asyncio.Event()
+    prefix = f"/{uuid4().hex}/".encode()
+    watch = PrefixWatch(client, prefix, contents, changed.set, RegistryMetrics())
+    await client.put(prefix + b"one", encode(ONE), 0)
+    async with watching(watch, changed):
+        assert contents.snapshot().instances == (ONE,)
+    await client.put(prefix + b"two", encode(TWO), 0)
+    revision = (await client.put(prefix + b"two", encode(TWO), 0)).header.revision
+    etcd.ask("kv/compaction", {"revision": revision})
+
+    async with watching(watch, changed):
+        assert contents.snapshot().instances == (ONE, TWO)
+    await client.close()
+
+
+async def test_a_watch_and_leases_survive_a_restart_of_the_only_member(
+    lone: EtcdCluster, open_registry: Opener
+) -> None:
+    registry, other = await open_registry(lone.endpoints), await open_registry(lone.endpoints)
+    watch = registry.watch()
+    lease = await put(other, ONE)
+    before = await seen(watch, ONE)
+
+    lone.nodes[0].kill()
+    await off_loop(lone.nodes[0].start)
+    await put(other, TWO)
+
+    assert (await seen(watch, ONE, TWO)).revision > before.revision
+    assert await other.keep_alive(lease)
+
+
+async def test_a_watch_survives_the_death_of_its_own_member_and_of_the_leader(
+    trio: EtcdCluster, open_registry: Opener
+) -> None:
+    leader = trio.leader()
+    endpoints = [trio.endpoints[leader], *(trio.endpoints[:leader] + trio.endpoints[leader + 1 :])]
+    registry = await open_registry(endpoints)
+    watch = registry.watch()
+    lease = await put(registry, ONE)
+    await seen(watch, ONE)
+
+    trio.nodes[leader].kill()
+    await put(registry, TWO)
+    await seen(watch, ONE, TWO)
+    await off_loop(trio.nodes[leader].start)
+    await registry.revoke(lease)
+
+    await seen(watch, TWO)
+
+
+async def test_a_watch_leaves_a_member_that_is_silent(trio: EtcdCluster, open_registry: Opener) -> None:
+    leader = trio.leader()
+    follower = (leader + 1) % 3
+    registry = await open_registry([trio.endpoints[follower], trio.endpoints[leader]])
+    writer = await open_registry([trio.endpoints[leader]])
+    watch = registry.watch()
+    await seen(watch)
+
+    trio.nodes[follower].pause()
+    await put(writer, ONE)
+
+    await seen(watch, ONE)
+
+
+async def test_an_endpoint_where_nobody_listens_is_passed_over(trio: EtcdCluster, open_registry: Opener) -> None:
+    dead = (trio.leader() + 1) % 3
+    trio.nodes[dead].kill()
+    endpoints = [trio.endpoints[dead], *(trio.endpoints[:dead] + trio.endpoints[dead + 1 :])]
+    registry = await open_registry(endpoints)
+
+    lease = await registry.grant(LONG_S)
+
+    assert await registry.put(ONE, lease)
+    assert await registry.keep_alive(lease)
+    await seen(registry.watch(), ONE)
+
+
+async def test_while_etcd_is_away_calls_say_so_and_the_watch_waits(lone: EtcdCluster, open_registry: Opener) -> None:
+    registry = await open_registry(lone.endpoints)
+    watch = registry.watch()
+    lease = await put(registry, ONE)
+    await seen(watch, ONE)
+    waiting = asyncio.ensure_future(seen(watch, ONE, TWO))
+    lone.nodes[0].kill()
+
+    with pytest.raises(Unavailable) as refused:
+        await registry.keep_alive(lease)
+    last = await anext(registry.watch())
+    await off_loop(lone.nodes[0].start)
+    await put(registry, TWO)
+
+    assert refused.value.reason == "ENGINE_DOWN"
+    assert last.instances == (ONE,)
+    await waiting
+
+
+async def test_a_cluster_that_lost_its_data_is_read_anew_and_revisions_ascend(
+    lone: EtcdCluster, open_registry: Opener, tmp_path: Path
+) -> None:
+    registry = await open_registry(lone.endpoints)
+    watch = registry.watch()
+    await put(registry, ONE)
+    before = await seen(watch, ONE)
+
+    lone.nodes[0].kill()
+    shutil.rmtree(tmp_path / "n0" / "data")
+    await off_loop(lone.nodes[0].start)
+
+    empty = await seen(watch)
+    await put(registry, TWO)
+    after = await seen(watch, TWO)
+    assert before.revision < empty.revision < after.revision
+    assert await registry.snapshot() == after
+
+
+async def test_processes_that_claim_at_once_get_different_numbers(etcd: EtcdCluster, open_registry: Opener) -> None:
+    registries = [await open_registry(etcd.endpoints) for _ in range(5)]
+    leases = [await registry.grant(LONG_S) for registry in registries for _ in range(6)]
+
+    claims = [registries[at % 5].claim_number(lease) for at, lease in enumerate(leases)]
+    numbers = await asyncio.gather(*claims)
+
+    assert len(set(numbers)) == 30
+
+
+async def test_numbers_are_no_instances(etcd: EtcdCluster, open_registry: Opener) -> None:
+    registry = await open_registry(etcd.endpoints)
+
+    await registry.claim_number(await registry.grant(LONG_S))
+
+    assert (await registry.snapshot()).instances == ()
+
+
+async def test_a_password_opens_an_etcd_that_asks_for_one_also_after_its_tokens_are_gone(
+    lone: EtcdCluster, open_registry: Opener
+) -> None:
+    secret = uuid4().hex
+    lone.ask("auth/user/add", {"name": "root", "password": secret})
+    lone.ask("auth/user/grant", {"user": "root", "role": "root"})
+    lone.ask("auth/enable", {})
+    registry = await open_registry(lone.endpoints, user="root", password=secret)
+    watch = registry.watch()
+    lease = await put(registry, ONE)
+    await seen(watch, ONE)
+
+    # Tokens are kept in the memory of the member that gave them.
+    lone.nodes[0].kill()
+    await off_loop(lone.nodes[0].start)
+
+    assert await registry.keep_alive(lease)
+    await put(registry, TWO)
+    await seen(watch, ONE, TWO)
+
+
+async def test_a_wrong_password_opens_nothing_and_is_not_logged(
+    lone: EtcdCluster, open_registry: Opener, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secret, wrong = uuid4().hex, uuid4().hex
+    lone.ask("auth/user/add", {"name": "root", "password": secret})
+    lone.ask("auth/user/grant", {"user": "root", "role": "root"})
+    lone.ask("auth/enable", {})
+    registry = await open_registry(lone.endpoints, user="root", password=wrong)
+
+    with pytest.raises(Unavailable):
+        await registry.snapshot()
+
+    printed = capsys.readouterr()
+    assert "authentication failed" in printed.out + printed.err
+    assert wrong not in printed.out + printed.err
+
+
+async def test_tls_shows_a_certificate_to_an_etcd_that_asks_for_one(
+    etcd: EtcdCluster, open_registry: Opener, tmp_path: Path
+) -> None:
+    authority = Authority()
+    server, client = authority.issue("etcd"), authority.issue("hither")
+    files = TlsFiles(tmp_path / "ca.pem", tmp_path / "server.pem", tmp_path / "server.key", asks_clients=True)
+    files.ca.write_bytes(authority.certificate)
+    files.certificate.write_bytes(server.certificate)
+    files.key.write_bytes(server.key)
+    with etcd_server(tmp_path / "etcd", tls=files) as guarded:
+        tls = EtcdTls(authority.certificate, client.certificate, client.key)
+        registry = await open_registry([f"https://{guarded.endpoints[0]}"], tls=tls)
+        stranger = await open_registry(guarded.endpoints, tls=EtcdTls(authority.certificate))
+
+        await put(registry, ONE)
+
+        await seen(registry.watch(), ONE)
+        with pytest.raises(Unavailable):
+            await stranger.snapshot()
+        await registry.close()
+        await stranger.close()
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "cluster"),
+    [([], "c"), (["ftp://127.0.0.1:1"], "c"), (["127.0.0.1:1"], ""), (["127.0.0.1:1"], "a/b")],
+)
+async def test_what_cannot_be_meant_is_refused_at_once(endpoints: list[str], cluster: str) -> None:
+    with pytest.raises(ValueError, match=r"endpoint|cluster"):
+        await EtcdRegistry.open(endpoints, cluster)
+
+
+@asynccontextmanager
+async def living(registry: Registry) -> AsyncIterator[Membership]:
+    """A member that keeps its leases and follows the registry, as the mesh has it."""
+    member = Membership(registry, 16, SystemClock(), on_change=lambda: None, metrics=RegistryMetrics())
+    await member.join()
+    await member.put(ONE)
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(member.keep()), group.create_task(member.follow())]
+        yield member
+        for task in tasks:
+            task.cancel()
+    await member.leave()
+
+
+async def test_a_member_whose_lease_was_ended_is_back_with_its_number(etcd: EtcdCluster, open_registry: Opener) -> None:
+    registry, other = await open_registry(etcd.endpoints), await open_registry(etcd.endpoints)
+    async with living(registry) as member:
+        watch = other.watch()
+        await seen(watch, ONE)
+
+        await other.revoke(member._lease)
+
+        await seen(watch)
+        await seen(watch, ONE)
+        assert member.number == 0
+    await seen(watch)
+
+
+@pytest.mark.slow
+async def test_a_member_keeps_its_lease_while_the_leader_dies(trio: EtcdCluster, open_registry: Opener) -> None:
+    registry = await open_registry(trio.endpoints)
+    async with living(registry) as member:
+        lease = member._lease
+        leader = trio.leader()
+
+        trio.nodes[leader].kill()
+        # Longer than the lease lives without a renewal.
+        survivor = await open_registry(trio.endpoints[:leader] + trio.endpoints[leader + 1 :])
+        await put(survivor, TWO)
+        await asyncio.sleep(12)
+
+        assert member._lease == lease
+        assert not member.fenced
+        assert member._metrics.lease_losses == 0
+        assert (await survivor.snapshot()).instances == (ONE, TWO)

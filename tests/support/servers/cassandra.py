@@ -1,0 +1,133 @@
+"""A real Apache Cassandra: one node from the jars of Maven Central, whose writes are on disk when they are answered.
+
+The jars are copied once into a cache of the user's, named after what they were resolved from.
+"""
+
+import hashlib
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from string import Template
+
+from cassandra import DriverException
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable, Session
+from cassandra.policies import RoundRobinPolicy
+
+from tests.support.servers.process import ServerMissing, ServerProcess, free_port
+
+_FILES = Path(__file__).parent / "cassandra_files"
+_POM = _FILES / "pom.xml"
+_COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
+_RESOLVE_S = 600.0
+_READY_S = 120.0
+_ANSWER_S = 5.0
+_EMPTY_S = 60.0
+
+
+class CassandraServer(ServerProcess):
+    """A node on 127.0.0.1:`port` with its data in `folder`; it keeps its port and its data when it is started again.
+
+    Raises ServerMissing without Java or Maven, or when the jars cannot be had. Its methods block: a test that has a loop
+    calls them in a thread.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        jars = resolve_jars()
+        self.port = free_port()
+        """For clients, of 127.0.0.1."""
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = Template((_FILES / "cassandra.yaml").read_text())
+        (folder / "cassandra.yaml").write_text(
+            settings.substitute(port=self.port, storage_port=free_port(), folder=folder)
+        )
+        command = [
+            _found("java"),
+            f"-javaagent:{next(jars.glob('jamm-*.jar'))}",
+            f"@{_FILES / 'jvm.options'}",
+            f"-Dcassandra.config={(folder / 'cassandra.yaml').as_uri()}",
+            f"-Dcassandra.storagedir={folder}",
+            f"-Dlogback.configurationFile={_FILES / 'logback.xml'}",
+            f"-Djava.io.tmpdir={folder}",
+        ]
+        daemon = ["-cp", f"{jars}/*", "org.apache.cassandra.service.CassandraDaemon"]
+        super().__init__([*command, *daemon], folder, self._answers, within_s=_READY_S)
+
+    def empty(self, keyspace: str) -> None:
+        """Empties the tables of a keyspace, all but "hither_schema": that takes a fraction of making them anew."""
+        with self._session() as session:
+            tables = session.execute("SELECT table_name FROM system_schema.tables WHERE keyspace_name = %s", [keyspace])
+            names = {row.table_name for row in tables} - {"hither_schema"}
+            for emptied in [session.execute_async(f"TRUNCATE {keyspace}.{name}", timeout=_EMPTY_S) for name in names]:
+                emptied.result()
+
+    def _answers(self) -> bool:
+        # The driver is loud and slow about a port that is closed.
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", self.port)):
+                return False
+        try:
+            with self._session() as session:
+                return bool(session.execute("SELECT key FROM system.local").one())
+        except (NoHostAvailable, DriverException, OSError):
+            return False
+
+    @contextmanager
+    def _session(self) -> Iterator[Session]:
+        cluster = Cluster(
+            ["127.0.0.1"],
+            port=self.port,
+            protocol_version=4,
+            connect_timeout=_ANSWER_S,
+            schema_metadata_enabled=False,
+            execution_profiles={
+                EXEC_PROFILE_DEFAULT: ExecutionProfile(RoundRobinPolicy(), request_timeout=_ANSWER_S),
+            },
+        )
+        try:
+            yield cluster.connect()
+        finally:
+            cluster.shutdown()
+
+
+def resolve_jars() -> Path:
+    """The folder of Cassandra's jars; the first call of a machine has Maven fetch them. Raises ServerMissing."""
+    _found("java")
+    digest = hashlib.sha256(_POM.read_bytes()).hexdigest()[:12]
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "hither" / f"cassandra-{digest}"
+    if cache.is_dir():
+        return cache
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(dir=cache.parent, prefix=f"{cache.name}-"))
+    try:
+        _run_maven(unfinished)
+        # Whole or not there: two runs may resolve at once, and either may be interrupted.
+        unfinished.rename(cache)
+    except OSError:
+        if not cache.is_dir():
+            raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return cache
+
+
+def _run_maven(folder: Path) -> None:
+    command = [_found("mvn"), "--quiet", "--batch-mode", "--file", str(_POM), _COPY]
+    options = [f"-DoutputDirectory={folder}", "-DincludeScope=runtime"]
+    try:
+        done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=_RESOLVE_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise ServerMissing(f"Cassandra: Maven did not end within {_RESOLVE_S} s.") from error
+    if done.returncode != 0:
+        raise ServerMissing(f"Cassandra: Maven could not get its jars: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+
+
+def _found(program: str) -> str:
+    path = shutil.which(program)
+    if path is None:
+        raise ServerMissing(f"Cassandra: {program} is not installed.")
+    return path

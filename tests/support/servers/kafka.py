@@ -1,0 +1,141 @@
+"""A real Apache Kafka: one broker that is its own controller (KRaft), from the jars of Maven Central.
+
+The jars are copied once into a cache of the user's, named after what they were resolved from. Durability is Kafka's own
+default: an acknowledged record is in the page cache of every in-sync replica. That survives a kill -9 of the broker,
+which is what tests do to it, but not a power cut of a single node: there, replicas on other machines are what an
+acknowledgement counts on.
+"""
+
+import asyncio
+import base64
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+import uuid
+from pathlib import Path
+
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+
+from tests.support.servers.process import ServerFailed, ServerMissing, ServerProcess, free_port
+
+_POM = Path(__file__).parent / "kafka_jars" / "pom.xml"
+_COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
+_RESOLVE_S = 600.0
+_FORMAT_S = 60.0
+_READY_MS = 2_000
+_QUIET = ["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true"]
+
+_SETTINGS = """
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller_port}
+listeners=CLIENT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
+advertised.listeners=CLIENT://127.0.0.1:{port}
+listener.security.protocol.map=CLIENT:PLAINTEXT,CONTROLLER:PLAINTEXT
+inter.broker.listener.name=CLIENT
+controller.listener.names=CONTROLLER
+log.dirs={data}
+auto.create.topics.enable=false
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+# A broker that was killed may come back at once: its old registration lives no longer than this.
+broker.session.timeout.ms=2000
+broker.heartbeat.interval.ms=500
+# Hundreds of small topics in a small process.
+log.index.size.max.bytes=65536
+log.cleaner.dedupe.buffer.size=4194304
+log.segment.delete.delay.ms=1000
+num.io.threads=4
+num.network.threads=2
+"""
+
+
+class KafkaServer(ServerProcess):
+    """A broker on 127.0.0.1 with its data in `folder`; it keeps its port and its data when it is started again.
+
+    Raises ServerMissing without Java or Maven, or when the jars cannot be had. Its methods block: a test that has a loop
+    calls them in a thread.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        jars = resolve_jars()
+        port, controller_port = free_port(), free_port()
+        self.address = f"127.0.0.1:{port}"
+        """For clients: host and port."""
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = folder / "server.properties"
+        settings.write_text(_SETTINGS.format(port=port, controller_port=controller_port, data=folder / "data"))
+        _format_storage(jars, settings)
+        command = [_found("java"), "-Xms512m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", *_QUIET]
+        super().__init__([*command, "-cp", f"{jars}/*", "kafka.Kafka", str(settings)], folder, self._answers)
+
+    def _answers(self) -> bool:
+        return asyncio.run(_describe_cluster(self.address))
+
+
+async def _describe_cluster(address: str) -> bool:
+    """Whether the broker names itself among its cluster's brokers: it has registered, and serves."""
+    client = AIOKafkaAdminClient(bootstrap_servers=address, request_timeout_ms=_READY_MS)
+    try:
+        await client.start()
+        return bool((await client.describe_cluster())["brokers"])
+    except (KafkaError, OSError, TimeoutError):
+        return False
+    finally:
+        await client.close()
+
+
+def resolve_jars() -> Path:
+    """The folder of Kafka's jars; the first call of a machine has Maven fetch them. Raises ServerMissing."""
+    _found("java")
+    digest = hashlib.sha256(_POM.read_bytes()).hexdigest()[:12]
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "hither" / f"kafka-{digest}"
+    if cache.is_dir():
+        return cache
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(dir=cache.parent, prefix=f"{cache.name}-"))
+    try:
+        _run_maven(unfinished)
+        # Whole or not there: two runs may resolve at once, and either may be interrupted.
+        unfinished.rename(cache)
+    except OSError:
+        if not cache.is_dir():
+            raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return cache
+
+
+def _run_maven(folder: Path) -> None:
+    command = [_found("mvn"), "--quiet", "--batch-mode", "--file", str(_POM), _COPY]
+    options = [f"-DoutputDirectory={folder}", "-DincludeScope=runtime"]
+    try:
+        done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=_RESOLVE_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise ServerMissing(f"Kafka: Maven did not end within {_RESOLVE_S} s.") from error
+    if done.returncode != 0:
+        raise ServerMissing(f"Kafka: Maven could not get its jars: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+
+
+def _format_storage(jars: Path, settings: Path) -> None:
+    cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    java = [_found("java"), "-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", *_QUIET, "-cp", f"{jars}/*"]
+    tool = ["kafka.tools.StorageTool", "format", "--ignore-formatted", f"--cluster-id={cluster_id}", "--config"]
+    done = subprocess.run([*java, *tool, str(settings)], capture_output=True, text=True, timeout=_FORMAT_S, check=False)
+    if done.returncode != 0:
+        raise ServerFailed(f"Kafka's storage could not be formatted: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+
+
+def _found(program: str) -> str:
+    path = shutil.which(program)
+    if path is None:
+        raise ServerMissing(f"Kafka: {program} is not installed.")
+    return path

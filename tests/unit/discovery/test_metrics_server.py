@@ -1,0 +1,79 @@
+"""The port of a process that has no public one."""
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry, Gauge
+
+from discovery.rpc.metrics_server import MOST_CONNECTIONS, MetricsServer
+
+
+class Operated:
+    """A server, what it shows, and its operator."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.parts = {"log": "", "ring": ""}
+        self.server = MetricsServer(lambda: self.parts, "127.0.0.1", 0, self.registry)
+
+    async def get(self, path: str) -> httpx.Response:
+        async with httpx.AsyncClient(base_url=f"http://{self.server.address}") as http:
+            return await http.get(path)
+
+
+@pytest.fixture
+async def operated() -> AsyncIterator[Operated]:
+    operated = Operated()
+    async with operated.server:
+        yield operated
+
+
+async def test_it_shows_the_metrics_of_its_registry(operated: Operated) -> None:
+    Gauge("hither_test", "A test.", registry=operated.registry).set(7)
+
+    answer = await operated.get("/metrics")
+
+    assert (answer.status_code, answer.headers["content-type"].split(";")[0]) == (200, "text/plain")
+    assert "hither_test 7.0" in answer.text
+
+
+async def test_a_process_that_lives_is_alive(operated: Operated) -> None:
+    assert (await operated.get("/healthz")).json() == {"status": "alive"}
+
+
+async def test_it_is_ready_when_every_part_is(operated: Operated) -> None:
+    ready = await operated.get("/readyz")
+    operated.parts["log"] = "the log is away"
+    unready = await operated.get("/readyz")
+
+    assert (ready.status_code, ready.json()["status"]) == (200, "ready")
+    assert unready.status_code == 503
+    assert unready.json() == {"status": "not ready", "parts": {"log": "the log is away", "ring": "ready"}}
+
+
+async def test_it_has_nothing_else_and_changes_nothing(operated: Operated) -> None:
+    async with httpx.AsyncClient(base_url=f"http://{operated.server.address}") as http:
+        assert (await http.get("/docs")).status_code == 404
+        assert (await http.post("/metrics")).status_code == 405
+
+
+async def test_connections_beyond_the_limit_are_told_so(operated: Operated) -> None:
+    limits = httpx.Limits(max_connections=MOST_CONNECTIONS * 2)
+    async with httpx.AsyncClient(base_url=f"http://{operated.server.address}", limits=limits) as http:
+        streams = [await http.send(http.build_request("GET", "/healthz"), stream=True) for _ in range(MOST_CONNECTIONS)]
+        refused = await http.get("/healthz")
+        for stream in streams:
+            await stream.aclose()
+
+    assert refused.status_code == 503
+
+
+async def test_leaving_hangs_up() -> None:
+    operated = Operated()
+    async with httpx.AsyncClient() as http:
+        async with operated.server:
+            address = operated.server.address
+            await http.get(f"http://{address}/healthz")
+        with pytest.raises(httpx.TransportError):
+            await http.get(f"http://{address}/healthz")
