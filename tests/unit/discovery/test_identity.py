@@ -17,7 +17,7 @@ def keys() -> Keys:
 
 
 @pytest.mark.parametrize(
-    "caller", [ANONYMOUS, ALICE, Caller(Role.SERVICE, "alice", "phone", "edge"), Caller(Role.ADMIN, service="ops")]
+    "caller", [ANONYMOUS, ALICE, Caller(Role.SERVICE, "alice", "phone", "tester"), Caller(Role.SERVICE, service="tester")]
 )
 def test_a_caller_crosses_the_wire_and_back(keys: Keys, caller: Caller) -> None:
     metadata = to_metadata(Call(SEND, caller, time.monotonic(), TRACE), keys.service_token())
