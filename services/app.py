@@ -24,6 +24,7 @@ from discovery.mesh import Mesh
 from discovery.registry.embedded import EmbeddedRegistry
 from discovery.rpc.dispatcher import Dispatcher
 from discovery.rpc.server import RpcServer
+from discovery.rpc.tls import TlsError, open_credentials
 from discovery.rpc.tokens import ResumeTokens, TokenVerifier
 from edge.gateway import Gateway
 from edge.health import HealthReport
@@ -124,6 +125,10 @@ class _Whole:
         self._engines = engines
         self._clock = SystemClock()
         self._verifier = TokenVerifier(data.keys.verify_pem, data.cluster, self._clock)
+        try:
+            self._credentials = open_credentials(config.tls)
+        except TlsError as error:
+            raise ConfigError(f"tls: {error}") from error
 
     async def run(self, announce: Callable[[str], None], stop: asyncio.Event) -> None:
         """Serves until `stop` is set, then drains. Raises what ended a part before that."""
@@ -135,13 +140,15 @@ class _Whole:
             partitions=config.process.partitions,
             service_name="hither",
             clock=clock,
+            credentials=self._credentials,
             version=version("hither"),
         ) as mesh:
             services = self._make_services(mesh)
             for name, service in services.items():
                 mesh.dispatcher.add(service.servicer, f"hither.{name}.v1.{name.title()}Service")
             edge = self._make_edge(mesh, services)
-            async with RpcServer(mesh, self._verifier, f"{_LOOPBACK}:{config.process.grpc_port}") as server:
+            address = f"{_LOOPBACK}:{config.process.grpc_port}"
+            async with RpcServer(mesh, self._verifier, address, credentials=self._credentials) as server:
                 await mesh.serve(server.address)
                 async with (
                     edge,

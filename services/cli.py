@@ -1,4 +1,4 @@
-"""The command line: `hither up`, `hither token`, `hither status`."""
+"""The command line: `hither up`, `hither token`, `hither status`, `hither certs`."""
 
 import asyncio
 import os
@@ -12,7 +12,9 @@ from discovery.clock import SystemClock
 from discovery.errors import HitherError
 from discovery.rpc.call import Caller, Role
 from discovery.rpc.telemetry import configure_logging
+from discovery.rpc.tls import TlsError, open_credentials
 from services.app import run_whole
+from services.certs import DEFAULT_CLUSTER, DEFAULT_DAYS, MOST_DAYS, CertsError, write_certificates
 from services.config import Config, ConfigError, load_config
 from services.data_directory import DataDirectory, DataDirectoryBusy
 from services.directory.tokens import TokenIssuer
@@ -98,10 +100,38 @@ def status(data: Path | None) -> None:
         Caller(Role.ADMIN, service="hither-status"), ttl_s=60
     )
     try:
-        answer = asyncio.run(fetch_status(running.grpc_address, admin))
+        credentials = open_credentials(_configure(None, {}).tls)
+        answer = asyncio.run(fetch_status(running.grpc_address, admin, credentials))
+    except TlsError as error:
+        raise click.ClickException(str(error)) from error
     except HitherError as error:
         raise click.ClickException(f"{running.grpc_address}: {error.reason} {error.message}") from error
     click.echo(render_status(running, answer))
+
+
+@main.command()
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="Directory for certificates and keys.",
+)
+@click.option(
+    "--cluster", help=f"The cluster. Default: that of the authority in --out; {DEFAULT_CLUSTER} for a new one."
+)
+@click.option("--host", "hosts", multiple=True, help="Name or address to be reached at. Default: as before; loopback.")
+@click.option("--days", type=click.IntRange(1, MOST_DAYS), default=DEFAULT_DAYS, show_default=True, help="Their life.")
+def certs(names: tuple[str, ...], out: Path, cluster: str | None, hosts: tuple[str, ...], days: int) -> None:
+    """Make (or renew) a certificate for each NAME: a service, edge, hither, admin, or admin-WHO. For development: the key of
+    the authority lies beside them.
+    """
+    try:
+        written = write_certificates(out, names, cluster=cluster, hosts=hosts, days=days)
+    except CertsError as error:
+        raise click.ClickException(str(error)) from error
+    for path in written:
+        click.echo(path)
 
 
 def _configure(file: Path | None, overrides: dict[str, object]) -> Config:

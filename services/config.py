@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from discovery.rpc.tls import TlsSettings
 from edge.http_settings import HttpSettings
 from edge.settings import EdgeSettings
 from services.directory.settings import DirectorySettings
@@ -63,9 +64,10 @@ class Config:
     sessions: SessionsSettings = field(default_factory=SessionsSettings)
     presence: PresenceSettings = field(default_factory=PresenceSettings)
     directory: DirectorySettings = field(default_factory=DirectorySettings)
+    tls: TlsSettings = field(default_factory=TlsSettings)
 
     def shown(self) -> dict[str, dict[str, Any]]:
-        """The settings for the log. None of them is a secret: those live in the data directory."""
+        """The settings for the log. None of them is a secret: those live in the data directory, or in files of their own."""
         return asdict(self)
 
 

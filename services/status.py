@@ -3,6 +3,7 @@
 import grpc
 
 from discovery.errors import Unavailable
+from discovery.rpc.tls import Credentials, open_channel
 from hither.mesh.v1 import status_service_pb2 as pb
 from hither.mesh.v1.instance_pb2 import InstanceState
 from hither.mesh.v1.status_service_pb2_grpc import StatusServiceStub
@@ -11,9 +12,9 @@ from services.data_directory import Running
 _TIMEOUT_S = 5.0
 
 
-async def fetch_status(address: str, token: str) -> pb.GetStatusResponse:
+async def fetch_status(address: str, token: str, credentials: Credentials | None = None) -> pb.GetStatusResponse:
     """Asks the process at host:port. Raises Unavailable if it does not answer within 5 s, or refuses."""
-    async with grpc.aio.insecure_channel(address) as channel:
+    async with open_channel(credentials, address) as channel:
         try:
             return await StatusServiceStub(channel).GetStatus(
                 pb.GetStatusRequest(), timeout=_TIMEOUT_S, metadata=(("authorization", f"Bearer {token}"),)

@@ -117,6 +117,12 @@ class Peers:
 
     def _close_soon(self, peer: _Peer, grace_s: float) -> None:
         # A grace lets the calls that still run over it end; close() cuts what is left.
-        task = asyncio.get_running_loop().create_task(peer.channel.close(grace=grace_s))
+        task = asyncio.get_running_loop().create_task(_close_after(grace_s, peer.channel))
         self._closing[task] = peer.channel
         task.add_done_callback(self._closing.pop)
+
+
+async def _close_after(grace_s: float, channel: grpc.aio.Channel) -> None:
+    # The channel's own grace cannot be cut short: a channel that is closing takes no second close().
+    await asyncio.sleep(grace_s)
+    await channel.close()

@@ -21,7 +21,7 @@ from grpc_status import rpc_status
 from discovery.contract import methods
 from discovery.errors import HitherError, Internal, InvalidArgument, Unavailable
 from discovery.mesh import DELIVER_SERVICE, DeliverHandler, Mesh
-from discovery.rpc.call import Call, Caller
+from discovery.rpc.call import Call, Caller, Role
 from discovery.rpc.deliver import EDGE_KEY
 from discovery.rpc.dispatcher import Dispatcher, check_access
 from discovery.rpc.identity import TRACEPARENT, Peer, authenticate, identify, new_trace_id, trace_of
@@ -60,7 +60,8 @@ class RpcServer:
     unix:path. With `credentials` it speaks mTLS and nothing else; the certificate says who calls. Without a verifier there are
     no tokens: who has no certificate is anonymous.
 
-    TlsError (a ValueError) for an address that is not loopback without credentials; RuntimeError if the port is taken.
+    TlsError (a ValueError) for an address that is not loopback without credentials, and for those of an operator; RuntimeError
+    if the port is taken.
     """
 
     def __init__(
@@ -73,6 +74,8 @@ class RpcServer:
     ) -> None:
         if credentials is None and not is_local(address):
             raise TlsError(f"{address} is not loopback: gRPC needs ca, cert and key of [tls] there")
+        if credentials is not None and credentials.name.role is not Role.SERVICE:
+            raise TlsError(f"{credentials.name.uri} is an operator; a server is a service")
         self._mesh = mesh
         self._dispatcher = mesh.dispatcher
         self._door = _Door(verifier, credentials)

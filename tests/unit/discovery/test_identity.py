@@ -17,7 +17,8 @@ def keys() -> Keys:
 
 
 @pytest.mark.parametrize(
-    "caller", [ANONYMOUS, ALICE, Caller(Role.SERVICE, "alice", "phone", "tester"), Caller(Role.SERVICE, service="tester")]
+    "caller",
+    [ANONYMOUS, ALICE, Caller(Role.SERVICE, "alice", "phone", "tester"), Caller(Role.SERVICE, service="tester")],
 )
 def test_a_caller_crosses_the_wire_and_back(keys: Keys, caller: Caller) -> None:
     metadata = to_metadata(Call(SEND, caller, time.monotonic(), TRACE), keys.service_token())
