@@ -77,7 +77,7 @@ def write_certificates(
     has run out, or half of one.
     """
     now = now or datetime.now(UTC)
-    wanted = [(name, peer_name(name, cluster or DEFAULT_CLUSTER)) for name in names]
+    wanted = [(name, peer_name(name, DEFAULT_CLUSTER if cluster is None else cluster)) for name in names]
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         authority = _open_authority(directory, cluster, now)
@@ -158,7 +158,7 @@ def _open_authority(directory: Path, cluster: str | None, now: datetime) -> Auth
     if certificate.exists() != key.exists():
         raise CertsError(f"{directory} has only one of ca.pem and ca.key; an authority is never overwritten")
     if not certificate.exists():
-        authority = make_authority(cluster or DEFAULT_CLUSTER, now)
+        authority = make_authority(DEFAULT_CLUSTER if cluster is None else cluster, now)
         _create(key, key_pem(authority.key), 0o600)
         _create(certificate, authority.certificate.public_bytes(Encoding.PEM), 0o644)
         return authority

@@ -2,7 +2,7 @@
 
 import grpc
 
-from discovery.errors import Unavailable
+from discovery.rpc.status import from_grpc
 from discovery.rpc.tls import Credentials, open_channel
 from hither.mesh.v1 import status_service_pb2 as pb
 from hither.mesh.v1.instance_pb2 import InstanceState
@@ -13,14 +13,16 @@ _TIMEOUT_S = 5.0
 
 
 async def fetch_status(address: str, token: str, credentials: Credentials | None = None) -> pb.GetStatusResponse:
-    """Asks the process at host:port. Raises Unavailable if it does not answer within 5 s, or refuses."""
+    """Asks the process at host:port. With credentials they must be an operator's. Raises HitherError if it refuses or does not
+    answer within 5 s.
+    """
     async with open_channel(credentials, address) as channel:
         try:
             return await StatusServiceStub(channel).GetStatus(
                 pb.GetStatusRequest(), timeout=_TIMEOUT_S, metadata=(("authorization", f"Bearer {token}"),)
             )
         except grpc.aio.AioRpcError as error:
-            raise Unavailable(f"status could not be had: {error.code().name}") from error
+            raise from_grpc(error) from error
 
 
 def render_status(running: Running, answer: pb.GetStatusResponse) -> str:

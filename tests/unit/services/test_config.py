@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from services.certs import write_certificates
 from services.config import Config, ConfigError, load_config
 
 
@@ -39,3 +40,27 @@ def test_a_file_with_an_unknown_section_is_refused(tmp_path: Path) -> None:
 
 def test_variables_of_others_are_left_alone() -> None:
     assert load_config(None, {"PATH": "/bin", "HITHER_REQUIRE_SERVERS": "1"}, {}) == Config()
+
+
+def test_certificates_are_given_whole(tmp_path: Path) -> None:
+    file = tmp_path / "hither.toml"
+    file.write_text('[tls]\nca = "/pki/ca.pem"\ncert = "/pki/edge.pem"\n')
+
+    with pytest.raises(ConfigError, match="tls: ca, cert and key go together"):
+        load_config(file, {}, {})
+    assert load_config(file, {"HITHER_TLS_KEY": "/pki/edge.key"}, {}).tls.is_set
+
+
+def test_the_settings_that_are_shown_name_the_key_file_and_hold_no_key(tmp_path: Path) -> None:
+    write_certificates(tmp_path, ["edge"])
+    key = tmp_path / "edge.key"
+    config = load_config(
+        None,
+        {"HITHER_TLS_CA": f"{tmp_path}/ca.pem", "HITHER_TLS_CERT": f"{tmp_path}/edge.pem", "HITHER_TLS_KEY": str(key)},
+        {},
+    )
+
+    shown = str(config.shown())
+
+    assert str(key) in shown
+    assert key.read_text().splitlines()[1] not in shown
