@@ -22,6 +22,7 @@ from services.storage.cassandra.messages import CassandraMessageStore
 from services.storage.kafka.log import KafkaLog
 from services.storage.memory.bus import MemoryBus
 from services.storage.memory.cache import MemoryCache
+from services.storage.redis.bus import RedisBus
 from services.storage.redis.cache import RedisCache
 from services.storage.sql.devices import SqlDeviceStore
 from services.storage.sqlite.devices import SqliteDeviceStore
@@ -197,7 +198,18 @@ async def redis_cache(request: pytest.FixtureRequest) -> CacheRig:
 
 
 CACHES = {"memory": memory_cache, "redis": redis_cache}
-BUSES: dict[str, Callable[[], Bus]] = {"memory": MemoryBus}
+
+
+async def memory_bus(request: pytest.FixtureRequest) -> Bus:
+    return MemoryBus()
+
+
+async def redis_bus(request: pytest.FixtureRequest) -> Bus:
+    server: RedisServer = request.getfixturevalue("redis_server")
+    return await RedisBus.open(server.url)
+
+
+BUSES = {"memory": memory_bus, "redis": redis_bus}
 
 
 @pytest.fixture(autouse=True)
@@ -257,7 +269,7 @@ def cache(cache_rig: CacheRig) -> Cache:
 
 @pytest.fixture(params=list(BUSES.values()), ids=list(BUSES))
 async def bus(request: pytest.FixtureRequest) -> AsyncIterator[Bus]:
-    bus: Bus = request.param()
+    bus: Bus = await request.param(request)
     yield bus
     await bus.close()
 

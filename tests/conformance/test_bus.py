@@ -40,6 +40,17 @@ async def test_handlers_of_this_process_have_run_when_publish_returns(bus: Bus) 
     assert inbox.news.qsize() == 1
 
 
+async def test_each_of_many_who_publish_at_once_finds_its_own_news_handled(bus: Bus) -> None:
+    heard: set[bytes] = set()
+    await bus.subscribe("t", lambda _, payload: heard.add(payload))
+
+    async def publish(payload: bytes) -> bool:
+        await bus.publish("t", payload)
+        return payload in heard
+
+    assert all(await asyncio.gather(*(publish(b"%d" % n) for n in range(1_000))))
+
+
 async def test_payloads_of_a_publisher_come_in_order(bus: Bus) -> None:
     inbox = Inbox()
     await bus.subscribe("t", inbox)

@@ -20,7 +20,7 @@ class RedisServer(ServerProcess):
         command = f"{_BINARY} --bind 127.0.0.1 --port {self.port} --save  --appendonly no --dir {folder}".split(" ")
         super().__init__(command, folder, self._answers)
 
-    def ask(self, *command: str) -> object:
+    def ask(self, *command: str | bytes) -> object:
         """One command over a connection of its own, for tests that look behind an adapter."""
         with redis.Redis(port=self.port, socket_timeout=5, socket_connect_timeout=5) as client:
             answer: object = client.execute_command(*command)
