@@ -253,7 +253,7 @@ class _Process:
     def _make_edge(self, mesh: Mesh) -> EdgeServer:
         config, clock = self._config, self._clock
         resume = ResumeTokens(self._data.keys.resume_key, self._data.cluster, clock)
-        gateway = Gateway(mesh, self._verifier, resume, f"edge-{mesh.instance_id}", config.edge, clock)
+        gateway = Gateway(mesh, self._verifier, resume, _edge_id(mesh), config.edge, clock)
         app = build_app(gateway, config.http, self._health, REGISTRY, clock)
         return EdgeServer(gateway, app, host=config.process.host, port=config.process.port)
 
@@ -270,6 +270,10 @@ class _Process:
 def _kind(names: Sequence[str]) -> str:
     """What a process of these services is called."""
     return "hither" if len(names) == len(NAMES) else "+".join(names) or "edge"
+
+
+def _edge_id(mesh: Mesh) -> str:
+    return mesh.instance_id if mesh.instance_id.startswith("edge-") else f"edge-{mesh.instance_id}"
 
 
 class ProcessToken:
