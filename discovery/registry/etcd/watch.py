@@ -17,7 +17,7 @@ import structlog
 from etcd.api.etcdserverpb import rpc_pb2
 
 from discovery.errors import HitherError, Unavailable
-from discovery.registry.etcd.client import EtcdClient, hang_up, is_bad_token
+from discovery.registry.etcd.client import EtcdClient, hang_up
 from discovery.registry.etcd.contents import Contents, Mark
 from discovery.registry.metrics import RegistryMetrics
 
@@ -106,8 +106,8 @@ class PrefixWatch:
             raise _Ended(f"{endpoint.target}: {_why(error)}") from None
 
     async def _store_is_the_same(self) -> bool:
-        """Whether etcd still has what was seen of it: revisions alone would not tell on resuming, since a watch of one to
-        come is silent.
+        """Whether etcd still has what was seen of it. Resuming would not tell: a watch from a revision that is to come is
+        silent. (It also renews a token that a stream would be refused for.)
         """
         asked = self._contents.mark
         answer = await self._client.range(self._prefix, self._end, count_only=True)
@@ -155,8 +155,6 @@ class PrefixWatch:
         self._heard()
         if answer.canceled:
             self._stale = self._stale or answer.compact_revision > 0
-            if is_bad_token(answer.cancel_reason):
-                self._client.forget_token()
             raise _Ended(answer.cancel_reason or "compacted")
         if not answer.events:
             return
