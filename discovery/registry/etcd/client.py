@@ -139,6 +139,9 @@ class EtcdClient:
                 log.info("an etcd endpoint failed", endpoint=endpoint.target, code=code, details=details)
                 self.endpoints.failed(endpoint)
             raise _Failed(code, details) from None
+        except _Failed:
+            self.endpoints.failed(endpoint)
+            raise
         except TimeoutError:
             self.endpoints.failed(endpoint)
             raise _Failed("DEADLINE_EXCEEDED", "no time was left") from None
@@ -154,7 +157,8 @@ class EtcdClient:
         try:
             answer = await endpoint.auth.Authenticate(request, timeout=TRY_S)
         except grpc.aio.AioRpcError as error:
-            raise
+            if _NO_AUTH not in (error.details() or ""):
+                raise
             log.warning("this etcd asks nobody for a password", endpoint=endpoint.target)
         else:
             self._token = answer.token

@@ -44,8 +44,6 @@ class PrefixWatch:
         contents: Contents,
         on_change: Callable[[], None],
         metrics: RegistryMetrics,
-        *,
-        silence_s: float = SILENCE_S,
     ) -> None:
         self._client = client
         self._prefix = prefix
@@ -53,7 +51,6 @@ class PrefixWatch:
         self._contents = contents
         self._on_change = on_change
         self._metrics = metrics
-        self._silence_s = silence_s
         self._stale = True
         """The changes since the last revision cannot be had: only a read of everything helps."""
 
@@ -120,7 +117,7 @@ class PrefixWatch:
 
     async def _send(self, call: WatchCall, request: rpc_pb2.WatchRequest) -> None:
         try:
-            async with asyncio.timeout(self._silence_s):
+            async with asyncio.timeout(SILENCE_S):
                 await call.write(request)
         except TimeoutError:
             raise _Ended(_SILENT) from None
@@ -134,7 +131,7 @@ class PrefixWatch:
         try:
             while True:
                 reading = reading or asyncio.ensure_future(call.read())
-                done, _ = await asyncio.wait({reading}, timeout=self._silence_s)
+                done, _ = await asyncio.wait({reading}, timeout=SILENCE_S)
                 if done:
                     answer, reading, asked = reading.result(), None, False
                     self._take(answer, mark)
