@@ -88,11 +88,6 @@ class Membership:
         self._lock = asyncio.Lock()
         self._hurry = asyncio.Event()
 
-    @property
-    def contact_age_s(self) -> float:
-        """How long ago the lease was last renewed, in seconds."""
-        return self._clock.monotonic_s() - self._renewed_s
-
     async def join(self) -> None:
         """Takes the leases and an instance number, and reads the first view. Raises HitherError if the registry refuses."""
         async with self._turn(LEASE_S):

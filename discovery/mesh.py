@@ -32,6 +32,7 @@ from discovery.rpc.call import Call, Caller, Role, find_call
 from discovery.rpc.deliver import DeliverStreams
 from discovery.rpc.dispatcher import Dispatcher
 from discovery.rpc.peers import Peers
+from discovery.rpc.tls import Credentials
 from discovery.rpc.tracing import Traced, begin_trace, open_call_span, surrounding_trace
 from discovery.view import View
 from hither.edge.v1 import deliver_pb2
@@ -67,8 +68,8 @@ class Mesh:
     the dispatcher's services to everyone. Of one event loop; the task that enters it must leave it.
 
     `partitions` is the cluster's. `service_name` is what this process is called when it calls others in its own name, and
-    the start of its instance id. `token` gives the SERVICE token for calls to other processes; without one it can only
-    call itself.
+    the start of its instance id. `credentials`, or on loopback a `token` of role SERVICE, prove to other processes who calls;
+    without either it can only call itself.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Mesh:
         service_name: str,
         clock: Clock | None = None,
         token: Callable[[], str] | None = None,
+        credentials: Credentials | None = None,
         version: str = "",
         weight: int = 100,
     ) -> None:
@@ -88,9 +90,9 @@ class Mesh:
         self.dispatcher = dispatcher
         self._identity = Caller(Role.SERVICE, service=service_name)
         self._membership = Membership(registry, partitions, clock or SystemClock(), self._changed)
-        self.ring_metrics = RingMetrics(self.instance_id, lambda: self._membership.contact_age_s)
+        self.ring_metrics = RingMetrics(self.instance_id)
         """What this process sees of the mesh; who runs the process shows it in its registry."""
-        self._peers = Peers(token)
+        self._peers = Peers(token, credentials=credentials)
         self._deliver_streams = DeliverStreams(self._peers)
         self._routes = {spec.path: _Route(spec, compile_router(spec, partitions)) for spec in methods().values()}
         self._channel = RoutedChannel(self._call_as_self)

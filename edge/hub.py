@@ -6,7 +6,7 @@ import asyncio
 import heapq
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import structlog
 from google.protobuf.message import DecodeError, Message
@@ -52,6 +52,14 @@ class Member(Protocol):
         """Drops the connection at once."""
 
 
+class _Write(NamedTuple):
+    """A sampled event on its way to sockets. `durable`: who is being caught up gets it in its place in the inbox."""
+
+    span: OpenSpan
+    members: list[Member]
+    durable: bool
+
+
 class Hub:
     """See the module. Of one event loop."""
 
@@ -63,8 +71,8 @@ class Hub:
         self._ids = itertools.count(clock.now_ms() << _ID_SHIFT)
         self._due: list[tuple[float, int]] = []
         self._dirty: list[Member] = []
-        self._writes: list[tuple[OpenSpan, list[Member]]] = []
-        """Of sampled traces: what this turn of the loop will have written, and to whom."""
+        self._writes: list[_Write] = []
+        """What this turn of the loop will have written, of sampled traces."""
         metrics.connections = self._members.__len__
         metrics.backlog = self._backlog
 
@@ -152,11 +160,11 @@ class Hub:
         span = None if place is None else open_span(f"write {delivery.type}", SpanKind.CONSUMER, place, _WRITE)
         if span is None:
             return
-        ids = [target.connection_id for target in delivery.targets]
-        members = [self._members[number] for number in ids if number in self._members]
-        span.note("hither.targets", len(ids))
-        span.note("hither.targets.gone", len(ids) - len(members))
-        self._writes.append((span, members))
+        targets = delivery.targets
+        members = [self._members[target.connection_id] for target in targets if target.connection_id in self._members]
+        span.note("hither.targets", len(targets))
+        span.note("hither.targets.gone", len(targets) - len(members))
+        self._writes.append(_Write(span, members, any(target.pos for target in targets)))
         if not self._dirty:
             self._end_writes()
 
@@ -182,10 +190,11 @@ class Hub:
     def _end_writes(self) -> None:
         """Ends the spans. Clients that read slowly, or are being caught up, get what was queued some time later."""
         writes, self._writes = self._writes, []
-        for span, members in writes:
-            late = [member for member in members if member.session.outbox or not member.session.caught_up]
-            span.note("hither.targets.late", len(late))
-            span.end()
+        for write in writes:
+            sessions = [member.session for member in write.members]
+            late = [session for session in sessions if session.outbox or (write.durable and not session.caught_up)]
+            write.span.note("hither.targets.late", len(late))
+            write.span.end()
 
     def _backlog(self) -> Backlog:
         waiting = [member.session.outbox for member in self._members.values() if member.session.outbox]

@@ -28,6 +28,7 @@ from discovery.rpc.dispatcher import Dispatcher
 from discovery.rpc.exporting import Origin, exporting_spans
 from discovery.rpc.metrics_server import MetricsServer
 from discovery.rpc.server import RpcServer
+from discovery.rpc.tls import TlsError, open_credentials
 from discovery.rpc.tokens import ResumeTokens, TokenVerifier
 from edge.gateway import Gateway
 from edge.health import HealthReport
@@ -112,8 +113,12 @@ class _Process:
         self._verifier = TokenVerifier(data.keys.verify_pem, data.cluster, self._clock)
         self._services: dict[str, Service] = {}
         self._stop = asyncio.Event()
-        # Tokens for calls to other processes need the key that signs them; certificates do without.
-        signing = data.keys.signing_pem
+        try:
+            self._credentials = open_credentials(config.tls)
+        except TlsError as error:
+            raise ConfigError(f"tls: {error}") from error
+        # Without certificates, tokens say which process calls; they need the key that signs them.
+        signing = b"" if self._credentials else data.keys.signing_pem
         self._token = ProcessToken(TokenIssuer(signing, data.cluster, self._clock), self._clock) if signing else None
 
     async def run(self, names: Sequence[str], serve: Serve) -> None:
@@ -136,7 +141,7 @@ class _Process:
             self._services = {name: await make_service(name, wiring) for name in names}
             async with (
                 self._in_sight(mesh, names),
-                RpcServer(mesh, self._verifier, config.mesh.listen) as server,
+                RpcServer(mesh, self._verifier, config.mesh.listen, credentials=self._credentials) as server,
                 _at_work({name: service.run for name, service in self._services.items()}),
             ):
                 await serve(mesh, server)
@@ -240,6 +245,7 @@ class _Process:
             service_name=_kind(names),
             clock=self._clock,
             token=self._token,
+            credentials=self._credentials,
             version=version("hither"),
             weight=self._config.mesh.weight,
         )
@@ -247,7 +253,7 @@ class _Process:
     def _make_edge(self, mesh: Mesh) -> EdgeServer:
         config, clock = self._config, self._clock
         resume = ResumeTokens(self._data.keys.resume_key, self._data.cluster, clock)
-        gateway = Gateway(mesh, self._verifier, resume, f"edge-{mesh.instance_id}", config.edge, clock)
+        gateway = Gateway(mesh, self._verifier, resume, _edge_id(mesh), config.edge, clock)
         app = build_app(gateway, config.http, self._health, REGISTRY, clock)
         return EdgeServer(gateway, app, host=config.process.host, port=config.process.port)
 
@@ -264,6 +270,10 @@ class _Process:
 def _kind(names: Sequence[str]) -> str:
     """What a process of these services is called."""
     return "hither" if len(names) == len(NAMES) else "+".join(names) or "edge"
+
+
+def _edge_id(mesh: Mesh) -> str:
+    return mesh.instance_id if mesh.instance_id.startswith("edge-") else f"edge-{mesh.instance_id}"
 
 
 class ProcessToken:

@@ -1,4 +1,4 @@
-"""The command line: `hither up`, `hither serve`, `hither edge`, `hither token`, `hither status`."""
+"""The command line: `hither up`, `hither serve`, `hither edge`, `hither token`, `hither status`, `hither certs`."""
 
 import asyncio
 import os
@@ -15,9 +15,11 @@ from discovery.clock import SystemClock
 from discovery.errors import HitherError
 from discovery.rpc.call import Caller, Role
 from discovery.rpc.telemetry import configure_logging
+from discovery.rpc.tls import TlsError, open_credentials
 from hither.mesh.v1.status_service_pb2 import GetStatusResponse
 from services.app import PARTITIONS_APART, run_edge, run_services, run_whole
 from services.catalogue import NAMES
+from services.certs import DEFAULT_CLUSTER, DEFAULT_DAYS, MOST_DAYS, CertsError, write_certificates
 from services.config import Config, ConfigError, MeshSettings, load_config
 from services.data_directory import DataDirectory, DataDirectoryBusy, Running
 from services.directory.tokens import TokenIssuer
@@ -146,13 +148,44 @@ def status(registry: str | None, watch: bool, file: Path | None, data: Path | No
     if config.mesh.registry == EMBEDDED and running is None:
         click.echo("not running")
         sys.exit(1)
-    shown = _show_registry(config, directory, watch) if running is None else _show_process(running, directory, watch)
+    shown = (
+        _show_registry(config, directory, watch)
+        if running is None
+        else _show_process(config, running, directory, watch)
+    )
     try:
         asyncio.run(shown)
+    except TlsError as error:
+        raise click.ClickException(str(error)) from error
     except HitherError as error:
         raise click.ClickException(f"{error.reason}: {error.message}") from error
     except KeyboardInterrupt:
         pass
+
+
+@main.command()
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="Directory for certificates and keys.",
+)
+@click.option(
+    "--cluster", help=f"The cluster. Default: that of the authority in --out; {DEFAULT_CLUSTER} for a new one."
+)
+@click.option("--host", "hosts", multiple=True, help="Name or address to be reached at. Default: as before; loopback.")
+@click.option("--days", type=click.IntRange(1, MOST_DAYS), default=DEFAULT_DAYS, show_default=True, help="Their life.")
+def certs(names: tuple[str, ...], out: Path, cluster: str | None, hosts: tuple[str, ...], days: int) -> None:
+    """Make (or renew) a certificate for each NAME: a service, edge, hither, admin, or admin-WHO. For development: the key of
+    the authority lies beside them.
+    """
+    try:
+        written = write_certificates(out, names, cluster=cluster, hosts=hosts, days=days)
+    except CertsError as error:
+        raise click.ClickException(str(error)) from error
+    for path in written:
+        click.echo(path)
 
 
 async def _show_registry(config: Config, directory: DataDirectory, watch: bool) -> None:
@@ -162,11 +195,11 @@ async def _show_registry(config: Config, directory: DataDirectory, watch: bool) 
         await _show(f"registry  {config.mesh.registry}", answers, watch)
 
 
-async def _show_process(running: Running, directory: DataDirectory, watch: bool) -> None:
+async def _show_process(config: Config, running: Running, directory: DataDirectory, watch: bool) -> None:
     issuer = TokenIssuer(directory.keys.signing_pem, directory.cluster, SystemClock())
     admin = issuer.issue(Caller(Role.ADMIN, service="hither-status"), ttl_s=_STATUS_TOKEN_S)
     where = f"address   {running.url}   gRPC {running.grpc_address}   pid {running.pid}"
-    await _show(where, watch_process(running.grpc_address, admin), watch)
+    await _show(where, watch_process(running.grpc_address, admin, open_credentials(config.tls)), watch)
 
 
 async def _show(where: str, answers: AsyncIterator[GetStatusResponse], watch: bool) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from discovery.rpc.telemetry import TelemetrySettings
+from discovery.rpc.tls import TlsSettings
 from edge.http_settings import HttpSettings
 from edge.settings import EdgeSettings
 from services.directory.settings import DirectorySettings
@@ -116,9 +117,10 @@ class Config:
     presence: PresenceSettings = field(default_factory=PresenceSettings)
     directory: DirectorySettings = field(default_factory=DirectorySettings)
     telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
+    tls: TlsSettings = field(default_factory=TlsSettings)
 
     def shown(self) -> dict[str, dict[str, Any]]:
-        """The settings for the log, with passwords masked. Keys are no settings: they live in the data directory."""
+        """The settings for the log, with passwords masked. Keys are no settings: they live in files of their own."""
         return {
             section: {key: _masked(key, value) for key, value in values.items()}
             for section, values in asdict(self).items()

@@ -6,9 +6,10 @@ from typing import Final
 
 import grpc
 
-from discovery.errors import Unavailable
 from discovery.registry.port import Registry
+from discovery.rpc.status import from_grpc
 from discovery.rpc.status_servicer import StatusServicer
+from discovery.rpc.tls import Credentials, open_channel
 from discovery.view import View, next_view
 from hither.mesh.v1 import status_service_pb2 as pb
 from hither.mesh.v1.instance_pb2 import InstanceState
@@ -39,11 +40,13 @@ async def watch_registry(registry: Registry, cluster: str, partitions: int) -> A
             yield await servicer.GetStatus(pb.GetStatusRequest(), None)
 
 
-async def watch_process(address: str, token: str) -> AsyncIterator[pb.GetStatusResponse]:
-    """The mesh as the process at host:port sees it, once a second. Raises Unavailable if it does not answer within 5 s, or
-    refuses.
+async def watch_process(
+    address: str, token: str, credentials: Credentials | None
+) -> AsyncIterator[pb.GetStatusResponse]:
+    """The mesh as the process at host:port sees it, once a second. With credentials they must be an operator's. Raises
+    HitherError if it refuses or does not answer within 5 s.
     """
-    async with grpc.aio.insecure_channel(address) as channel:
+    async with open_channel(credentials, address) as channel:
         stub = StatusServiceStub(channel)
         while True:
             try:
@@ -51,7 +54,7 @@ async def watch_process(address: str, token: str) -> AsyncIterator[pb.GetStatusR
                     pb.GetStatusRequest(), timeout=_TIMEOUT_S, metadata=(("authorization", f"Bearer {token}"),)
                 )
             except grpc.aio.AioRpcError as error:
-                raise Unavailable(f"status could not be had: {error.code().name}") from error
+                raise from_grpc(error) from error
             await asyncio.sleep(_REFRESH_S)
 
 

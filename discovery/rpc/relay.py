@@ -12,7 +12,7 @@ from typing import Final
 from discovery.errors import HitherError, InvalidArgument, ResourceExhausted
 from discovery.rpc.call import Call
 from discovery.rpc.dispatcher import Dispatcher
-from discovery.rpc.identity import from_caller_message
+from discovery.rpc.identity import PROCESS, Peer
 from discovery.rpc.status import to_status
 from discovery.rpc.tracing import received_trace
 from hither.mesh.v1 import relay_pb2
@@ -31,11 +31,13 @@ Write = Callable[[relay_pb2.RelayBatch], Awaitable[None]]
 
 class RelaySession:
     """One stream. Raises HitherError if the requester breaks the rules: a gap in the batches' numbers, more envelopes than
-    a batch holds, an id that is still open, or more requests than it has credit for.
+    a batch holds, an id that is still open, or more requests than it has credit for. `peer` is the requester: it may call in the
+    name of those that it may speak for.
     """
 
-    def __init__(self, dispatcher: Dispatcher, credit: int = CREDIT) -> None:
+    def __init__(self, dispatcher: Dispatcher, credit: int = CREDIT, *, peer: Peer = PROCESS) -> None:
         self._dispatcher = dispatcher
+        self._peer = peer
         self._credit = credit
         self._open: set[int] = set()
         self._ready: list[relay_pb2.RelayEnvelope] = []
@@ -96,7 +98,8 @@ class RelaySession:
             if envelope.WhichOneof("kind") != "request":
                 raise InvalidArgument("only requests go this way")
             request = envelope.request
-            answer.response = await self._dispatcher.dispatch_bytes(request.method, request.payload, _call(request))
+            call = _call(request, self._peer)
+            answer.response = await self._dispatcher.dispatch_bytes(request.method, request.payload, call)
         except HitherError as error:
             answer.error.CopyFrom(to_status(error))
         self._ready.append(answer)
@@ -120,10 +123,10 @@ class RelaySession:
         return relay_pb2.RelayBatch(seq=self._sent, envelopes=envelopes, ack=self._received, credit=len(envelopes))
 
 
-def _call(request: relay_pb2.RelayRequest) -> Call:
+def _call(request: relay_pb2.RelayRequest, peer: Peer) -> Call:
     timeout_ms = min(request.timeout_ms, _MAX_TIMEOUT_MS)
     deadline_s = time.monotonic() + timeout_ms / 1000
-    return Call(request.method, from_caller_message(request.caller), deadline_s, *received_trace(request.traceparent))
+    return Call(request.method, peer.speak_for(request.caller), deadline_s, *received_trace(request.traceparent))
 
 
 def _first(group: BaseExceptionGroup[HitherError]) -> HitherError:

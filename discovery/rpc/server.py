@@ -5,9 +5,9 @@ who calls until when, and encodes; all decisions are the dispatcher's.
 """
 
 import asyncio
-import ipaddress
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
@@ -21,14 +21,15 @@ from grpc_status import rpc_status
 from discovery.contract import methods
 from discovery.errors import HitherError, Internal, InvalidArgument, Unavailable
 from discovery.mesh import DELIVER_SERVICE, DeliverHandler, Mesh
-from discovery.rpc.call import Call
+from discovery.rpc.call import Call, Caller, Role
 from discovery.rpc.deliver import EDGE_KEY
 from discovery.rpc.dispatcher import Dispatcher, check_access
-from discovery.rpc.identity import TRACEPARENT, authenticate
+from discovery.rpc.identity import TRACEPARENT, Peer, authenticate, identify
 from discovery.rpc.peers import MAX_MESSAGE_BYTES
 from discovery.rpc.relay import RelaySession
 from discovery.rpc.status import to_status
 from discovery.rpc.status_servicer import STATUS_SERVICE, StatusServicer
+from discovery.rpc.tls import Credentials, TlsError, is_local
 from discovery.rpc.tokens import TokenVerifier
 from discovery.rpc.tracing import new_trace_id, received_trace
 from hither.edge.v1 import deliver_pb2
@@ -56,43 +57,57 @@ _Batch = TypeVar("_Batch", relay_pb2.RelayBatch, deliver_pb2.DeliverBatch)
 
 class RpcServer:
     """`async with RpcServer(mesh, verifier, "127.0.0.1:0") as server:` listens; leaving it hangs up at once, so `drain`
-    before. Services must have been added to the mesh's dispatcher, for reflection to show them. Without a verifier
-    everyone is anonymous.
+    before. Services must have been added to the mesh's dispatcher, for reflection to show them. `address` is host:port, or
+    unix:path. With `credentials` it speaks mTLS and nothing else; the certificate says who calls. Without a verifier there are
+    no tokens: who has no certificate is anonymous.
 
-    There is no TLS yet, so ValueError for an address that is not loopback; RuntimeError if the port is taken.
+    TlsError (a ValueError) for an address that is not loopback without credentials, and for those of an operator; RuntimeError
+    if the port is taken.
     """
 
-    def __init__(self, mesh: Mesh, verifier: TokenVerifier | None, address: str = "127.0.0.1:0") -> None:
-        self._host = address.rpartition(":")[0]
-        if not _is_loopback(self._host):
-            raise ValueError(f"{address}: without TLS, gRPC stays on loopback")
+    def __init__(
+        self,
+        mesh: Mesh,
+        verifier: TokenVerifier | None,
+        address: str = "127.0.0.1:0",
+        *,
+        credentials: Credentials | None = None,
+    ) -> None:
+        if credentials is None and not is_local(address):
+            raise TlsError(f"{address} is not loopback: gRPC needs ca, cert and key of [tls] there")
+        if credentials is not None and credentials.name.role is not Role.SERVICE:
+            raise TlsError(f"{credentials.name.uri} is an operator; a server is a service")
         self._mesh = mesh
         self._dispatcher = mesh.dispatcher
-        self._verifier = verifier
+        self._door = _Door(verifier, credentials)
+        self._credentials = credentials
         self._wanted = address
-        self._streams = _Streams(mesh, verifier)
+        self._streams = _Streams(mesh, self._door)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(options=_OPTIONS)
         self._retired = False
         self.port = 0
-        """The port it listens on, once entered."""
+        """The port it listens on, once entered; nothing that counts for a unix socket."""
         if STATUS_SERVICE not in self._dispatcher.services:
             cluster = verifier.cluster if verifier else ""
             self._dispatcher.add(StatusServicer(mesh, cluster), STATUS_SERVICE)
 
     @property
     def address(self) -> str:
-        """Where it listens, as host:port."""
-        return f"{self._host}:{self.port}"
+        """Where it listens, as host:port or unix:path."""
+        return self._wanted if self._wanted.startswith("unix:") else f"{self._wanted.rpartition(':')[0]}:{self.port}"
 
     async def __aenter__(self) -> Self:
         """Listens."""
-        handlers = _Handlers(self._dispatcher, self._verifier, self._streams)
+        handlers = _Handlers(self._dispatcher, self._door, self._streams)
         self._server.add_generic_rpc_handlers((handlers,))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         services = [*sorted(self._dispatcher.services), RELAY_SERVICE, DELIVER_SERVICE]
         reflection.enable_server_reflection([*services, _HEALTH, reflection.SERVICE_NAME], self._server)
-        self.port = self._server.add_insecure_port(self._wanted)
+        if self._credentials is None:
+            self.port = self._server.add_insecure_port(self._wanted)
+        else:
+            self.port = self._server.add_secure_port(self._wanted, self._credentials.server())
         await self._server.start()
         for service in ("", *services):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
@@ -124,12 +139,31 @@ class RpcServer:
         await self._server.stop(grace=grace_s)
 
 
+@dataclass(frozen=True, slots=True)
+class _Door:
+    """Says who comes in, by certificate and token."""
+
+    verifier: TokenVerifier | None
+    credentials: Credentials | None
+
+    def peer(self, context: _Context) -> Peer:
+        """The other end of the call. Raises Unauthenticated, PermissionDenied."""
+        return identify(_metadata(context), self.verifier, self._certified(context))
+
+    def caller(self, context: _Context) -> Caller:
+        """The peer, or in whose name it calls. Raises Unauthenticated, PermissionDenied."""
+        return authenticate(_metadata(context), self.verifier, self._certified(context))
+
+    def _certified(self, context: _Context) -> Caller | None:
+        return None if self.credentials is None else self.credentials.caller_of(context.auth_context())
+
+
 class _Handlers(grpc.GenericRpcHandler):
     """Finds the handler of a method. Messages are decoded behind it, so that a malformed one gets a typed answer."""
 
-    def __init__(self, dispatcher: Dispatcher, verifier: TokenVerifier | None, streams: "_Streams") -> None:
+    def __init__(self, dispatcher: Dispatcher, door: _Door, streams: "_Streams") -> None:
         self._dispatcher = dispatcher
-        self._verifier = verifier
+        self._door = door
         self._handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
             _RELAY: grpc.stream_stream_rpc_method_handler(streams.exchange),
             _DELIVER: grpc.stream_stream_rpc_method_handler(streams.deliver),
@@ -146,7 +180,7 @@ class _Handlers(grpc.GenericRpcHandler):
     def _unary(self, method: str) -> Callable[[bytes, _Context], Awaitable[bytes]]:
         async def handle(payload: bytes, context: _Context) -> bytes:
             try:
-                call = _call(method, context, self._verifier)
+                call = _call(method, context, self._door)
                 return await self._dispatcher.dispatch_bytes(method, payload, call)
             except HitherError as error:
                 return await _abort(context, error)
@@ -157,9 +191,9 @@ class _Handlers(grpc.GenericRpcHandler):
 class _Streams:
     """The streams that a process serves beside its unary methods."""
 
-    def __init__(self, mesh: Mesh, verifier: TokenVerifier | None) -> None:
+    def __init__(self, mesh: Mesh, door: _Door) -> None:
         self._mesh = mesh
-        self._verifier = verifier
+        self._door = door
         self._sessions: set[RelaySession] = set()
         self._draining = asyncio.Event()
 
@@ -175,9 +209,11 @@ class _Streams:
         async def write(batch: relay_pb2.RelayBatch) -> None:
             await context.write(batch.SerializeToString())
 
-        session = RelaySession(self._mesh.dispatcher)
+        session = None
         try:
-            check_access(methods()[_RELAY], _call(_RELAY, context, self._verifier).caller)
+            peer = self._door.peer(context)
+            check_access(methods()[_RELAY], peer.caller)
+            session = RelaySession(self._mesh.dispatcher, peer=peer)
             self._sessions.add(session)
             if self._draining.is_set():
                 session.drain()
@@ -185,12 +221,13 @@ class _Streams:
         except HitherError as error:
             await _abort(context, error)
         finally:
-            self._sessions.discard(session)
+            if session is not None:
+                self._sessions.discard(session)
 
     async def deliver(self, requests: AsyncIterator[bytes], context: _Context) -> None:
         """DeliverService.Deliver."""
         try:
-            check_access(methods()[_DELIVER], _call(_DELIVER, context, self._verifier).caller)
+            check_access(methods()[_DELIVER], self._door.peer(context).caller)
             edge_id = _text(dict(context.invocation_metadata() or ()).get(EDGE_KEY))
             await self._until_drained(self._take(edge_id, requests, context))
         except HitherError as error:
@@ -239,12 +276,15 @@ async def _decoded(requests: AsyncIterator[bytes], kind: type[_Batch]) -> AsyncI
             raise InvalidArgument(f"no {kind.__name__}", reason="MALFORMED_FRAME") from None
 
 
-def _call(method: str, context: _Context, verifier: TokenVerifier | None) -> Call:
-    metadata = tuple(context.invocation_metadata() or ())
+def _metadata(context: _Context) -> tuple[tuple[str, str | bytes], ...]:
+    return tuple(context.invocation_metadata() or ())
+
+
+def _call(method: str, context: _Context, door: _Door) -> Call:
     remaining_s = context.time_remaining()
     timeout_s = MAX_TIMEOUT_S if remaining_s is None else min(remaining_s, MAX_TIMEOUT_S)
-    trace = received_trace(dict(metadata).get(TRACEPARENT))
-    return Call(method, authenticate(metadata, verifier), time.monotonic() + timeout_s, *trace)
+    trace = received_trace(dict(_metadata(context)).get(TRACEPARENT))
+    return Call(method, door.caller(context), time.monotonic() + timeout_s, *trace)
 
 
 async def _abort(context: _Context, error: HitherError) -> bytes:
@@ -255,12 +295,3 @@ async def _abort(context: _Context, error: HitherError) -> bytes:
 
 def _text(value: str | bytes | None) -> str:
     return value.decode("ascii", "replace") if isinstance(value, bytes) else value or ""
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

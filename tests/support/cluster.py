@@ -18,6 +18,7 @@ from discovery.rpc.call import Call, Caller, Role, current_call
 from discovery.rpc.dispatcher import Dispatcher
 from discovery.rpc.server import RpcServer
 from discovery.rpc.telemetry import CallMetrics
+from discovery.rpc.tls import Credentials
 from discovery.rpc.tokens import TokenVerifier
 
 MESSAGING = "hither.messaging.v1.MessagingService"
@@ -98,12 +99,19 @@ class Process:
 
 @asynccontextmanager
 async def running_process(
-    registry: Registry, keys: Keys, name: str, service: str = MESSAGING
+    registry: Registry, keys: Keys, name: str, service: str = MESSAGING, credentials: Credentials | None = None
 ) -> AsyncIterator[Process]:
-    """A process that serves the service over loopback gRPC, joined and SERVING."""
+    """A process that serves the service over loopback gRPC, joined and SERVING; with mTLS if it has credentials."""
     servicer = Scripted(service)
-    mesh = Mesh(registry, new_dispatcher(servicer), partitions=PARTITIONS, service_name=name, token=keys.service_token)
-    async with mesh, RpcServer(mesh, keys.verifier()) as server:
+    mesh = Mesh(
+        registry,
+        new_dispatcher(servicer),
+        partitions=PARTITIONS,
+        service_name=name,
+        token=keys.service_token,
+        credentials=credentials,
+    )
+    async with mesh, RpcServer(mesh, keys.verifier(), credentials=credentials) as server:
         await mesh.serve(server.address)
         yield Process(mesh, server, servicer)
 

@@ -1,9 +1,14 @@
 """Telling connected users something."""
 
 import pytest
+from opentelemetry.trace import StatusCode
 
+from discovery.rpc.tracing import traceparent
 from services.delivery import Delivery, UserEvent
 from tests.support.lone_mesh import LoneMesh
+from tests.support.tracing import parent_of, place_of, recording
+
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 @pytest.fixture
@@ -121,3 +126,34 @@ async def test_evicting_from_an_edge_that_is_away_is_no_error(mesh: LoneMesh, de
     await delivery.evict(mesh.connections[0], 4101, "replaced")
 
     assert mesh.delivered == []
+
+
+async def test_a_sampled_event_is_a_span_for_each_edge_and_goes_on_from_there(
+    mesh: LoneMesh, delivery: Delivery
+) -> None:
+    mesh.connect("ann", 1, "edge-a", "phone")
+    mesh.connect("ann", 1, "edge-b", "laptop")
+
+    with recording(ratio=0.0) as recorded:
+        await delivery.to_users(
+            [UserEvent("ann", "message", b"hi", 1, traceparent=TRACEPARENT), message("ann", b"ho", 2)]
+        )
+
+    spans = recorded.named("deliver message")
+    assert {parent_of(span) for span in spans} == {TRACEPARENT[36:52]}
+    sent = {edge_id: [item.traceparent for item in batch.deliveries] for edge_id, batch in mesh.delivered}
+    assert sent == {
+        str((span.attributes or {})["messaging.destination.name"]): [traceparent(place_of(span)), ""] for span in spans
+    }
+    assert sorted(sent) == ["edge-a", "edge-b"]
+
+
+async def test_a_sampled_event_whose_edge_is_away_is_a_span_that_failed(mesh: LoneMesh, delivery: Delivery) -> None:
+    mesh.connect("ann", 1)
+    mesh.dead_edges = {"edge"}
+
+    with recording(ratio=0.0) as recorded:
+        await delivery.to_users([UserEvent("ann", "message", b"hi", 1, traceparent=TRACEPARENT)])
+
+    [span] = recorded.spans
+    assert span.status.status_code is StatusCode.ERROR

@@ -191,10 +191,13 @@ class BucketedRows(Generic[R]):
             await self._engine.execute_all(notes)
 
     def _write_to(self, key: str, bucket: int, rows: Sequence[R], also: Also[R] | None) -> PartitionWrite:
-        statements: list[Statement] = [(self._statements.insert, (bucket, *self._values(row))) for row in rows]
+        statements = [self._insert(bucket, row) for row in rows]
         if also is not None:
             statements.extend(also(key, bucket, rows))
         return PartitionWrite(statements, sum([_ROW_BYTES + len(row.payload) for row in rows]))
+
+    def _insert(self, bucket: int, row: R) -> Statement:
+        return self._statements.insert, (bucket, *self._values(row))
 
     async def _heads_in(self, buckets: dict[str, int]) -> dict[str, Head]:
         keys_of: defaultdict[int, list[str]] = defaultdict(list)

@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
@@ -15,6 +16,7 @@ from discovery.registry.embedded import EmbeddedRegistry
 from discovery.rpc.call import Caller, Role
 from discovery.rpc.identity import CALLER
 from discovery.rpc.server import RpcServer
+from discovery.rpc.tls import TlsError
 from hither.mesh.v1 import caller_pb2, options_pb2, status_service_pb2
 from hither.mesh.v1.instance_pb2 import InstanceState
 from hither.mesh.v1.status_service_pb2_grpc import StatusServiceStub
@@ -262,11 +264,20 @@ async def test_streams_are_for_processes_of_the_cluster_only(channel: grpc.aio.C
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:0", "192.168.1.1:0", "example.com:1"])
-def test_without_tls_the_server_stays_on_loopback(address: str) -> None:
+def test_without_certificates_the_server_stays_on_loopback(address: str) -> None:
     mesh = Mesh(EmbeddedRegistry(), new_dispatcher(), partitions=PARTITIONS, service_name="p")
 
-    with pytest.raises(ValueError, match="loopback"):
+    with pytest.raises(TlsError, match="is not loopback: gRPC needs ca, cert and key"):
         RpcServer(mesh, None, address)
+
+
+async def test_a_unix_socket_needs_no_certificates(tmp_path: Path) -> None:
+    mesh = Mesh(EmbeddedRegistry(), new_dispatcher(), partitions=PARTITIONS, service_name="p")
+    address = f"unix:{tmp_path}/grpc"
+    async with RpcServer(mesh, None, address) as server, grpc.aio.insecure_channel(server.address) as channel:
+        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+
+    assert answer.status == HEALTH.SERVING
 
 
 async def test_without_a_verifier_tokens_are_refused() -> None:

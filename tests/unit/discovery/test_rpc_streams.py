@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 
 from discovery.registry.embedded import EmbeddedRegistry
 from discovery.rpc.deliver import EDGE_KEY
+from discovery.rpc.status import from_status
 from hither.edge.v1.deliver_pb2 import DeliverBatch
 from hither.edge.v1.deliver_service_pb2_grpc import DeliverServiceStub
 from hither.mesh.v1 import caller_pb2, options_pb2, relay_pb2
@@ -86,6 +87,19 @@ async def test_a_thousand_relayed_requests_are_all_answered(process: Process, ch
 
     assert sorted(answered) == list(range(1000))
     assert await stream.read() is grpc.aio.EOF
+
+
+async def test_nobody_relays_for_an_operator(process: Process, channel: grpc.aio.Channel) -> None:
+    stream = RelayServiceStub(channel).Exchange(metadata=metadata(process))
+    await read(stream)
+    [envelope] = ask(1)
+    envelope.request.caller.CopyFrom(caller_pb2.Caller(role=options_pb2.ACCESS_ADMIN, service="ops"))
+    await stream.write(relay_pb2.RelayBatch(seq=1, envelopes=[envelope]))
+
+    [answer] = (await read(stream)).envelopes
+
+    assert from_status(answer.error).reason == "ACCESS_DENIED"
+    assert not process.servicer.seen
 
 
 async def test_a_requester_beyond_its_credit_is_cut_off(process: Process, channel: grpc.aio.Channel) -> None:

@@ -14,7 +14,9 @@ from hither.messaging.v1 import messaging_pb2
 from hither.sessions.v1 import sessions_service_pb2
 from tests.support.clock import ManualClock
 from tests.support.sessions import authenticate
+from tests.support.tracing import parent_of, place_of, recording
 
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 TYPING = messaging_pb2.TypingEvent(conversation_id="d.x", user_id="bob").SerializeToString()
 
 
@@ -26,6 +28,7 @@ class FakeMember:
         self.due_s = float("inf")
         self.flushing = False
         self.breaks = False
+        self.empties = False
         self.aborted = False
         self.flushed = 0
 
@@ -35,6 +38,8 @@ class FakeMember:
 
     def flush(self) -> None:
         self.flushed += 1
+        if self.empties:
+            self.session.outbox.clear()
         self.pump()
 
     def abort(self) -> None:
@@ -185,3 +190,55 @@ async def test_all_connections_that_want_it_are_flushed_once_in_a_turn(room: Roo
     await asyncio.sleep(0)
     assert (broken.flushed, other.flushed) == (1, 1)
     assert broken.aborted
+
+
+# --- what its operator sees ---
+
+
+def traced(*connection_ids: int) -> deliver_pb2.DeliverBatch:
+    batch = typing_for(*connection_ids)
+    batch.deliveries[0].traceparent = TRACEPARENT
+    return batch
+
+
+async def test_a_sampled_delivery_is_a_span_that_ends_when_it_has_been_written(room: Room) -> None:
+    reading, slow = room.join(), room.join()
+    reading.empties = True
+    room.hub.wants_flush(reading)
+    room.hub.wants_flush(slow)
+
+    with recording() as recorded:
+        room.hub.deliver(traced(reading.session.connection_id, slow.session.connection_id, 5))
+        before = recorded.names
+        await asyncio.sleep(0)  # the turn of the loop ends
+
+    assert before == []
+    [span] = recorded.named("write typing")
+    assert (place_of(span).trace_id, parent_of(span)) == (TRACEPARENT[3:35], TRACEPARENT[36:52])
+    counted = {key: value for key, value in (span.attributes or {}).items() if key.startswith("hither")}
+    assert counted == {"hither.targets": 3, "hither.targets.gone": 1, "hither.targets.late": 1}
+
+
+def test_a_sampled_delivery_that_finds_nobody_is_a_span_that_ends_at_once(room: Room) -> None:
+    with recording() as recorded:
+        room.hub.deliver(traced(5))
+
+    assert [(span.attributes or {})["hither.targets.gone"] for span in recorded.spans] == [1]
+
+
+def test_an_unsampled_delivery_is_no_span(room: Room) -> None:
+    with recording() as recorded:
+        room.hub.deliver(typing_for(room.join().session.connection_id))
+
+    assert recorded.spans == []
+
+
+def test_what_waits_for_clients_is_counted_when_it_is_asked_for(room: Room) -> None:
+    busy, _idle = room.join(), room.join()
+    room.hub.deliver(typing_for(busy.session.connection_id))
+
+    shown = {metric.name: metric.samples[0].value for metric in room.metrics.collect() if metric.samples}
+
+    assert shown["hither_edge_connections_waiting"] == 1
+    assert shown["hither_edge_outbox_frames"] == 1
+    assert shown["hither_edge_outbox_bytes"] == busy.session.outbox.waiting_bytes > 0

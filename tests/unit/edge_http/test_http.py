@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from google.protobuf.message import Message
+from opentelemetry.trace import StatusCode
 from prometheus_client import CollectorRegistry
 
 from discovery.contract import MethodSpec
@@ -22,6 +23,7 @@ from edge.http_settings import HttpSettings
 from hither.directory.v1 import directory_service_pb2
 from hither.messaging.v1 import messaging_pb2, messaging_service_pb2
 from tests.support.clock import ManualClock
+from tests.support.tracing import parent_of, recording
 
 ANN = Caller(Role.USER, user_id="ann", device_id="phone")
 BEARER = {"Authorization": "Bearer ann's"}
@@ -360,3 +362,34 @@ async def test_an_origin_that_was_let_in_may_call() -> None:
 async def test_answers_are_not_kept_by_anyone(edge: Edge) -> None:
     response = await edge.client.get("/api/v1/friends", headers=BEARER)
     assert (response.headers["cache-control"], response.headers["x-content-type-options"]) == ("no-store", "nosniff")
+
+
+async def test_a_request_that_comes_with_a_sampled_trace_is_a_span_in_it(edge: Edge) -> None:
+    trace, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    headers = {**BEARER, "traceparent": f"00-{trace}-{parent}-01"}
+
+    with recording(ratio=0.0) as recorded:
+        await edge.client.get("/api/v1/conversations/g.1/messages", headers=headers)
+        await edge.client.get("/api/v1/friends", headers=BEARER)
+
+    [span] = recorded.spans
+    assert (span.name, parent_of(span)) == ("GET /api/v1/conversations/{conversation_id}/messages", parent)
+    assert dict(span.attributes or {}) == {
+        "http.request.method": "GET",
+        "http.route": "/api/v1/conversations/{conversation_id}/messages",
+        "http.response.status_code": 200,
+    }
+
+
+async def test_a_bug_is_told_under_the_trace_of_the_request(edge: Edge) -> None:
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    edge.mesh.error = RuntimeError("a bug")
+
+    with recording(ratio=0.0) as recorded:
+        response = await edge.client.get(
+            "/api/v1/friends", headers={**BEARER, "traceparent": f"00-{trace}-b7ad6b7169203331-01"}
+        )
+
+    assert trace in response.json()["message"]
+    [span] = recorded.spans
+    assert (span.status.status_code, (span.attributes or {})["http.response.status_code"]) == (StatusCode.ERROR, 500)

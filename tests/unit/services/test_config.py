@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from services.certs import write_certificates
 from services.config import Config, ConfigError, load_config
 
 
@@ -54,3 +55,27 @@ def test_passwords_are_masked_where_settings_are_shown() -> None:
     assert shown["engines"]["directory"] == "postgresql+asyncpg://hither:***@db:5432/hither"
     assert shown["mesh"]["registry_password"] == "***"
     assert shown["engines"]["log"] == "embedded"
+
+
+def test_certificates_are_given_whole(tmp_path: Path) -> None:
+    file = tmp_path / "hither.toml"
+    file.write_text('[tls]\nca = "/pki/ca.pem"\ncert = "/pki/edge.pem"\n')
+
+    with pytest.raises(ConfigError, match="tls: ca, cert and key go together"):
+        load_config(file, {}, {})
+    assert load_config(file, {"HITHER_TLS_KEY": "/pki/edge.key"}, {}).tls.is_set
+
+
+def test_the_settings_that_are_shown_name_the_key_file_and_hold_no_key(tmp_path: Path) -> None:
+    write_certificates(tmp_path, ["edge"])
+    key = tmp_path / "edge.key"
+    config = load_config(
+        None,
+        {"HITHER_TLS_CA": f"{tmp_path}/ca.pem", "HITHER_TLS_CERT": f"{tmp_path}/edge.pem", "HITHER_TLS_KEY": str(key)},
+        {},
+    )
+
+    shown = str(config.shown())
+
+    assert str(key) in shown
+    assert key.read_text().splitlines()[1] not in shown
