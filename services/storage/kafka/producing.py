@@ -179,8 +179,10 @@ class Producing:
             return True
         if self._identity is None:
             node = self._cluster.any_broker()
+            if node is None:
+                return False
             try:
-                response = await self._cluster.send(node or 0, InitProducerIdRequest(None, 0), Traffic.ADMIN)
+                response = await self._cluster.send(node, InitProducerIdRequest(None, 0), Traffic.ADMIN)
             except FAILURES:
                 return False
             if response.error_code != _NO_ERROR:
