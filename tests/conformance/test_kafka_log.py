@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from aiokafka.errors import KafkaConnectionError, NodeNotReadyError
 
 from discovery.errors import InvalidArgument, Unavailable
+from services.messaging.inboxing import write_watermarks
 from services.ports.log import Committed, Log, Record
+from services.storage.kafka.cluster import Traffic
 from services.storage.kafka.log import KafkaLog
 from tests.support.servers.kafka import KafkaServer
 from tests.support.servers.process import ServerMissing
@@ -165,9 +168,9 @@ async def test_a_topic_name_that_kafka_would_not_take_is_refused(open_log: OpenL
         await log.append("no/topic", 0, [b"a"])
 
 
-async def test_the_watermarks_of_256_sources_fit_into_a_commit(open_log: OpenLog) -> None:
+async def test_the_watermarks_of_384_sources_fit_into_a_commit(open_log: OpenLog) -> None:
     log = await open_log()
-    state = b"".join(bytes([10, 7, 8, n, 16, n * 7 % 251, n * 11 % 241, 128 + n % 100, 3]) for n in range(256))
+    state = write_watermarks({source: 2**36 + source * 12_345_677 for source in range(384)})
 
     await log.commit("g", "t", 0, Committed(1, state))
 
@@ -192,6 +195,48 @@ async def test_a_producer_that_the_broker_lost_the_thread_of_goes_on_under_anoth
     assert await log.append("t", 0, [b"b"]) == [1]
 
     assert [record.value for record in await read_all(log, 0)] == [b"a", b"b"]
+
+
+class FailingSend:
+    """Stands before a log's requests, and has the first append fail: before it is sent, or after its answer came."""
+
+    def __init__(self, log: KafkaLog, error: Exception, *, after: bool) -> None:
+        self._send = log._cluster.send
+        self._error: Exception | None = error
+        self._after = after
+        log._cluster.send = self  # type: ignore[method-assign, assignment]
+
+    async def __call__(self, node: int, request: object, traffic: Traffic) -> object:
+        if traffic is not Traffic.PRODUCE or self._error is None:
+            return await self._send(node, request, traffic)
+        error, self._error = self._error, None
+        if self._after:
+            await self._send(node, request, traffic)
+        raise error
+
+
+async def test_an_append_whose_answer_was_lost_is_sent_again_and_there_once(open_log: OpenLog) -> None:
+    log = await open_log()
+    FailingSend(log, KafkaConnectionError(), after=True)
+
+    offsets = await log.append("t", 0, [b"a", b"b"])
+
+    assert await read_all(log, 0) == [
+        Record(offset, value) for offset, value in zip(offsets, [b"a", b"b"], strict=True)
+    ]
+
+
+async def test_appends_that_could_not_be_sent_keep_their_order(open_log: OpenLog) -> None:
+    log = await open_log()
+    await log.append("t", 0, [b"first"])
+    FailingSend(log, NodeNotReadyError(), after=False)
+
+    appending = []
+    for n in range(5):
+        appending.append(asyncio.create_task(log.append("t", 0, [str(n).encode()])))
+        await asyncio.sleep(0.01)
+
+    assert await asyncio.gather(*appending) == [[1], [2], [3], [4], [5]]
 
 
 async def test_without_a_broker_a_log_cannot_be_opened() -> None:

@@ -34,6 +34,8 @@ _FIRST_LOOK_S, _LAST_LOOK_S = 0.01, 0.2
 
 MOST_CALL_BYTES = 32 * 1024 * 1024
 _MOST_MESSAGE_BYTES = MOST_CALL_BYTES + 1024 * 1024
+_SEGMENT_BYTES = 64 * 1024 * 1024
+_SEGMENT_MS = 3_600_000
 _TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]{1,200}")
 _LATEST = -1
 _NO_ERROR = 0
@@ -228,7 +230,12 @@ class Cluster:
             "cleanup.policy": "delete",
             "retention.ms": "-1",
             "retention.bytes": "-1",
+            # What was trimmed goes with its whole segment only.
+            "segment.bytes": str(_SEGMENT_BYTES),
+            "segment.ms": str(_SEGMENT_MS),
             "max.message.bytes": str(_MOST_MESSAGE_BYTES),
+            # A record of a process whose clock is wrong would be refused.
+            "message.timestamp.type": "LogAppendTime",
             # An acknowledgement counts on all replicas but one, so that one may be away.
             "min.insync.replicas": str(max(1, self._replication - 1)),
             "unclean.leader.election.enable": "false",
