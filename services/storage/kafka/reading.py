@@ -54,7 +54,9 @@ class Reading:
         if found is not None:
             return found
         records = await self._fetch(tail, max(offset, 0))
-        if records and not tail.awaited:
+        if records and tail.following and offset == tail.next_offset:
+            tail.extend(records, tail.end_offset)
+        elif records and not tail.awaited:
             # A reader on its way to the end: what it will ask for next is kept, instead of an end that nobody awaits.
             tail.following = False
             tail.replace(records)
@@ -129,6 +131,7 @@ class Reading:
             except (Unavailable, Refused):
                 self._lost(tail)
                 continue
+            tail.cut(end)
             tail.move_to(first if tail.next_offset < first else end)
             self._follow(tail)
 
@@ -151,6 +154,7 @@ class Reading:
                     raise
             first, end = await self.learn_ends(tail)
             if offset >= end or first >= end:
+                tail.cut(end)
                 return []
             offset = max(offset, first)
         raise Unavailable("The partition is trimmed faster than it is read.", reason="ENGINE_DOWN")
