@@ -25,7 +25,6 @@ from discovery.mesh import Mesh
 from discovery.registry.port import Registry
 from discovery.rpc.call import Caller, Role
 from discovery.rpc.dispatcher import Dispatcher
-from discovery.rpc.exporting import Origin, exporting_spans
 from discovery.rpc.metrics_server import MetricsServer
 from discovery.rpc.server import RpcServer
 from discovery.rpc.tls import TlsError, open_credentials
@@ -155,9 +154,15 @@ class _Process:
         """What the process sees of the mesh stands in its metrics, and its spans go where they are wanted, while the block
         runs.
         """
-        origin = Origin(_kind(names), mesh.instance_id, version("hither"))
         with mesh.ring_metrics.shown_in(REGISTRY):
-            async with exporting_spans(self._config.telemetry, origin):
+            if not self._config.telemetry.otlp_endpoint:
+                yield
+                return
+            from discovery.rpc.exporting import Origin, exporting_spans  # a fifth of a second that few processes need
+
+            async with exporting_spans(
+                self._config.telemetry, Origin(_kind(names), mesh.instance_id, version("hither"))
+            ):
                 yield
 
     async def serve_alone(self, announce: Announce, mesh: Mesh, server: RpcServer) -> None:
