@@ -20,7 +20,9 @@ from discovery.registry.etcd.registry import EtcdRegistry
 from discovery.registry.etcd.watch import PrefixWatch
 from discovery.registry.metrics import RegistryMetrics
 from discovery.registry.port import Instance, Registry, Snapshot
+from hither.messaging.v1.messaging_service_pb2 import SendMessageRequest
 from tests.support.certificates import Authority
+from tests.support.cluster import ALICE, MESSAGING, PARTITIONS, SEND, Keys, Process, key_in, running_process
 from tests.support.servers.etcd import EtcdCluster, TlsFiles, etcd_server
 
 LONG_S = 300.0
@@ -57,6 +59,12 @@ def trio(etcd: EtcdCluster, tmp_path: Path) -> Iterator[EtcdCluster]:
     """An etcd of three."""
     with EtcdCluster(tmp_path, 3) as server:
         yield server
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls that nobody answers end soon."""
+    monkeypatch.setattr("discovery.registry.etcd.client.CALL_S", 1.5)
 
 
 async def seen(watch: AsyncIterator[Snapshot], *instances: Instance) -> Snapshot:
@@ -173,6 +181,7 @@ async def test_an_endpoint_where_nobody_listens_is_passed_over(trio: EtcdCluster
     await seen(registry.watch(), ONE)
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_while_etcd_is_away_calls_say_so_and_the_watch_waits(lone: EtcdCluster, open_registry: Opener) -> None:
     registry = await open_registry(lone.endpoints)
     watch = registry.watch()
@@ -270,6 +279,7 @@ async def test_a_user_is_no_obstacle_where_etcd_asks_for_none(lone: EtcdCluster,
     await seen(registry.watch(), ONE)
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_wrong_password_opens_nothing_and_is_not_logged(
     lone: EtcdCluster, open_registry: Opener, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -285,6 +295,7 @@ async def test_a_wrong_password_opens_nothing_and_is_not_logged(
     assert wrong not in printed.out + printed.err
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_tls_shows_a_certificate_to_an_etcd_that_asks_for_one(
     etcd: EtcdCluster, open_registry: Opener, tmp_path: Path
 ) -> None:
@@ -339,7 +350,6 @@ async def test_a_member_whose_lease_was_ended_is_back_with_its_number(etcd: Etcd
 
         await other.revoke(member._lease)
 
-        await seen(watch)
         await seen(watch, ONE)
         assert member.number == 0
     await seen(watch)
@@ -362,3 +372,32 @@ async def test_a_member_keeps_its_lease_while_the_leader_dies(trio: EtcdCluster,
         assert not member.fenced
         assert member._metrics.lease_losses == 0
         assert (await survivor.snapshot()).instances == (ONE, TWO)
+
+
+async def owning(process: Process, counts: range) -> None:
+    """Returns when the number of partitions that the process owns is in the range."""
+    async with asyncio.timeout(PATIENCE_S):
+        async for owned in process.mesh.watch_owned(MESSAGING):
+            if len(owned) in counts:
+                return
+
+
+async def test_processes_that_stand_apart_share_the_keys_and_call_each_other(
+    etcd: EtcdCluster, open_registry: Opener
+) -> None:
+    everything, a_part = range(PARTITIONS, PARTITIONS + 1), range(1, PARTITIONS)
+    registries, keys = [await open_registry(etcd.endpoints) for _ in range(2)], Keys()
+    async with running_process(registries[0], keys, "here") as here:
+        await owning(here, everything)
+        async with running_process(registries[1], keys, "there") as there:
+            await owning(here, a_part)
+            await owning(there, a_part)
+            key = key_in(there.mesh.owned(MESSAGING), there.mesh)
+            request = SendMessageRequest(conversation_id=key, client_id="1", text="hi")
+
+            await here.mesh.call(SEND, request, caller=ALICE, timeout_s=10)
+            await there.mesh.drain()
+
+            await owning(here, everything)
+            assert len(there.servicer.seen) == 1
+            assert here.mesh.instance_number != there.mesh.instance_number

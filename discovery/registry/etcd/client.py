@@ -136,7 +136,7 @@ class EtcdClient:
             if _is_bad_token(details):
                 self._token = ""
             else:
-                log.info("an etcd endpoint failed", endpoint=endpoint.target, code=code, details=details)
+                log.debug("an etcd endpoint failed", endpoint=endpoint.target, code=code, details=details)
                 self.endpoints.failed(endpoint)
             raise _Failed(code, details) from None
         except _Failed:
