@@ -2,6 +2,8 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from discovery.clock import Clock
@@ -22,6 +24,14 @@ def _endpoints(settings: MeshSettings) -> list[str]:
     return parts.netloc.split(",")
 
 
+def _read(settings: MeshSettings, name: str) -> bytes | None:
+    path: str = getattr(settings, name)
+    try:
+        return Path(path).read_bytes() if path else None
+    except OSError as error:
+        raise ConfigError(f"mesh: {name}: {error}") from error
+
+
 @asynccontextmanager
 async def open_registry(
     settings: MeshSettings, cluster: str, clock: Clock, token: Callable[[], str] | None
@@ -37,9 +47,15 @@ async def open_registry(
 
         registry = RemoteRegistry(_endpoints(settings)[0], token)
     else:
+        from discovery.registry.etcd.endpoints import EtcdTls
         from discovery.registry.etcd.registry import EtcdRegistry  # only a process of several loads the client
 
-        registry = await EtcdRegistry.open(_endpoints(settings), cluster)
+        tls = None
+        if settings.registry_ca:
+            read = partial(_read, settings)
+            tls = EtcdTls(read("registry_ca"), read("registry_cert"), read("registry_key"))
+        user, password = settings.registry_user, settings.registry_password
+        registry = await EtcdRegistry.open(_endpoints(settings), cluster, tls=tls, user=user, password=password)
     try:
         yield registry
     finally:
