@@ -2,9 +2,10 @@
 
 import asyncio
 import shutil
+from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -238,35 +239,56 @@ async def test_numbers_are_no_instances(etcd: EtcdCluster, open_registry: Opener
     assert (await registry.snapshot()).instances == ()
 
 
-def ask_for_passwords(server: EtcdCluster) -> str:
-    """Returns that of "root"."""
-    secret = uuid4().hex
-    server.ask("auth/user/add", {"name": "root", "password": secret})
-    server.ask("auth/user/grant", {"user": "root", "role": "root"})
+@dataclass(frozen=True)
+class Credentials:
+    user: str
+    password: str
+
+    def body(self) -> dict[str, str]:
+        """As etcd's JSON has them."""
+        return {"name": self.user, "password": self.password}
+
+
+def ask_for_passwords(server: EtcdCluster) -> tuple[Credentials, Credentials]:
+    """Makes a user that may touch what the registry needs and nothing else, and lets in nobody else but root. Returns
+    root's credentials, and the user's.
+    """
+    root = Credentials("root", uuid4().hex)
+    hither = Credentials("hither", uuid4().hex)
+    for user in (root, hither):
+        server.ask("auth/user/add", user.body())
+        server.ask("auth/role/add", {"name": user.user})
+        server.ask("auth/user/grant", {"user": user.user, "role": user.user})
+    keys = {"key": b64encode(b"/hither/v1/").decode(), "range_end": b64encode(b"/hither/v10").decode()}
+    server.ask("auth/role/grant", {"name": hither.user, "perm": {"permType": "READWRITE", **keys}})
     server.ask("auth/enable", {})
-    return secret
+    return root, hither
 
 
 async def test_a_password_opens_an_etcd_that_asks_for_one(lone: EtcdCluster, open_registry: Opener) -> None:
-    secret = ask_for_passwords(lone)
-    registry = await open_registry(lone.endpoints, user="root", password=secret)
+    _, hither = ask_for_passwords(lone)
+    registry = await open_registry(lone.endpoints, user=hither.user, password=hither.password)
     watch = registry.watch()
 
     lease = await put(registry, ONE)
 
     assert await registry.keep_alive(lease)
+    assert await registry.claim_number(lease) == 0
     await seen(watch, ONE)
+    await registry.revoke(lease)
+    await seen(watch)
 
 
 async def test_a_token_that_etcd_has_forgotten_is_replaced(lone: EtcdCluster) -> None:
-    root = {"name": "root", "password": ask_for_passwords(lone)}
-    client = EtcdClient(lone.endpoints, user="root", password=root["password"])
-    await client.put(b"key", b"value", 0)
+    root, hither = ask_for_passwords(lone)
+    client = EtcdClient(lone.endpoints, user=hither.user, password=hither.password)
+    await client.put(b"/hither/v1/key", b"value", 0)
 
     # A new password, even the same one, ends all tokens of the user.
-    lone.ask("auth/user/changepw", root, token=lone.ask("auth/authenticate", root)["token"])
+    token = lone.ask("auth/authenticate", root.body())["token"]
+    lone.ask("auth/user/changepw", hither.body(), token=token)
 
-    [pair] = (await client.range(b"key")).kvs
+    [pair] = (await client.range(b"/hither/v1/key")).kvs
     assert pair.value == b"value"
     await client.close()
 
