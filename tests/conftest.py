@@ -26,7 +26,7 @@ def require() -> Callable[[bool, str], None]:
 
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
-    """A Kafka for the whole run. It blocks: not for tests that kill or pause it."""
+    """A Kafka for the whole run; a test that kills or pauses one starts its own."""
     with _or_skip(lambda: KafkaServer(tmp_path_factory.mktemp("kafka"))) as server:
         yield server
 
