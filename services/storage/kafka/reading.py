@@ -42,6 +42,7 @@ class Reading:
         self._tails: OrderedDict[tuple[str, int], Tail] = OrderedDict()
         self._followers: dict[tuple[str, int | None], Follower] = {}
         self._growths = 0
+        # A partition is in it once at most: nobody follows it before it is taken out.
         self._astray: asyncio.Queue[Tail] = asyncio.Queue()
         start(self._find_astray(), "find ends")
 
@@ -54,8 +55,9 @@ class Reading:
         if found is not None:
             return found
         records = await self._fetch(tail, max(offset, 0))
-        if records and tail.following and offset == tail.next_offset:
-            tail.extend(records, tail.end_offset)
+        if tail.following and tail.window_from <= offset <= tail.next_offset:
+            # The window may have grown meanwhile.
+            tail.extend([record for record in records if record.offset >= tail.next_offset], tail.end_offset)
         elif records and not tail.awaited:
             # A reader on its way to the end: what it will ask for next is kept, instead of an end that nobody awaits.
             tail.following = False
