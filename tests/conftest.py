@@ -35,3 +35,4 @@ def cassandra_server(require: Require, tmp_path_factory: pytest.TempPathFactory)
         raise
     with server:
         yield server
+        server.kill()  # nobody needs its data any more
