@@ -49,6 +49,7 @@ class LoopConnection(Connection):  # type: ignore[misc] # the driver is untyped
 
     loop: ClassVar[asyncio.AbstractEventLoop]
     thread_id: ClassVar[int]
+    is_closed: bool
 
     @classmethod
     def on(cls, loop: asyncio.AbstractEventLoop) -> "type[LoopConnection]":
