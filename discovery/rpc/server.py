@@ -21,11 +21,13 @@ from grpc_status import rpc_status
 from discovery.contract import methods
 from discovery.errors import HitherError, Internal, InvalidArgument, Unavailable
 from discovery.mesh import DELIVER_SERVICE, DeliverHandler, Mesh
+from discovery.registry.port import Registry
 from discovery.rpc.call import Call
 from discovery.rpc.deliver import EDGE_KEY
 from discovery.rpc.dispatcher import Dispatcher, check_access
 from discovery.rpc.identity import TRACEPARENT, authenticate, new_trace_id, trace_of
 from discovery.rpc.peers import MAX_MESSAGE_BYTES
+from discovery.rpc.registry_servicer import REGISTRY_SERVICE, WATCH, RegistryServicer
 from discovery.rpc.relay import RelaySession
 from discovery.rpc.status import to_status
 from discovery.rpc.status_servicer import STATUS_SERVICE, StatusServicer
@@ -56,12 +58,19 @@ _Batch = TypeVar("_Batch", relay_pb2.RelayBatch, deliver_pb2.DeliverBatch)
 class RpcServer:
     """`async with RpcServer(mesh, verifier, "127.0.0.1:0") as server:` listens; leaving it hangs up at once, so `drain`
     before. Services must have been added to the mesh's dispatcher, for reflection to show them. Without a verifier
-    everyone is anonymous.
+    everyone is anonymous. A `registry` that this process holds is served to the other processes of the machine.
 
     There is no TLS yet, so ValueError for an address that is not loopback; RuntimeError if the port is taken.
     """
 
-    def __init__(self, mesh: Mesh, verifier: TokenVerifier | None, address: str = "127.0.0.1:0") -> None:
+    def __init__(
+        self,
+        mesh: Mesh,
+        verifier: TokenVerifier | None,
+        address: str = "127.0.0.1:0",
+        *,
+        registry: Registry | None = None,
+    ) -> None:
         self._host = address.rpartition(":")[0]
         if not _is_loopback(self._host):
             raise ValueError(f"{address}: without TLS, gRPC stays on loopback")
@@ -69,6 +78,7 @@ class RpcServer:
         self._dispatcher = mesh.dispatcher
         self._verifier = verifier
         self._wanted = address
+        self._registry = RegistryServicer(registry) if registry else None
         self._streams = _Streams(mesh, verifier)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(options=_OPTIONS)
@@ -77,6 +87,8 @@ class RpcServer:
         if STATUS_SERVICE not in self._dispatcher.services:
             cluster = verifier.cluster if verifier else ""
             self._dispatcher.add(StatusServicer(mesh, cluster), STATUS_SERVICE)
+        if self._registry is not None:
+            self._dispatcher.add(self._registry, REGISTRY_SERVICE)
 
     @property
     def address(self) -> str:
@@ -85,7 +97,7 @@ class RpcServer:
 
     async def __aenter__(self) -> Self:
         """Listens."""
-        handlers = _Handlers(self._dispatcher, self._verifier, self._streams)
+        handlers = _Handlers(self._dispatcher, self._verifier, self._streams, self._registry)
         self._server.add_generic_rpc_handlers((handlers,))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         services = [*sorted(self._dispatcher.services), RELAY_SERVICE, DELIVER_SERVICE]
@@ -112,19 +124,29 @@ class RpcServer:
         except HitherError as failed:
             log.warning("the registry does not know of the drain", reason=failed.reason)
         self._streams.drain()
+        if self._registry is not None:
+            self._registry.drain()
         await self._server.stop(grace=grace_s)
 
 
 class _Handlers(grpc.GenericRpcHandler):
     """Finds the handler of a method. Messages are decoded behind it, so that a malformed one gets a typed answer."""
 
-    def __init__(self, dispatcher: Dispatcher, verifier: TokenVerifier | None, streams: "_Streams") -> None:
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        verifier: TokenVerifier | None,
+        streams: "_Streams",
+        registry: RegistryServicer | None,
+    ) -> None:
         self._dispatcher = dispatcher
         self._verifier = verifier
         self._handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
             _RELAY: grpc.stream_stream_rpc_method_handler(streams.exchange),
             _DELIVER: grpc.stream_stream_rpc_method_handler(streams.deliver),
         }
+        if registry is not None:
+            self._handlers[WATCH] = grpc.stream_stream_rpc_method_handler(self._watch(registry))
 
     def service(self, details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes] | None":
         """Called by gRPC for every call."""
@@ -141,6 +163,17 @@ class _Handlers(grpc.GenericRpcHandler):
                 return await self._dispatcher.dispatch_bytes(method, payload, call)
             except HitherError as error:
                 return await _abort(context, error)
+
+        return handle
+
+    def _watch(self, registry: RegistryServicer) -> Callable[[AsyncIterator[bytes], _Context], Awaitable[None]]:
+        # As if requests came in a stream: so who calls is checked before the one that does is waited for. It says nothing.
+        async def handle(requests: AsyncIterator[bytes], context: _Context) -> None:
+            try:
+                check_access(methods()[WATCH], _call(WATCH, context, self._verifier).caller)
+                await registry.WatchSnapshots(requests, context)
+            except HitherError as error:
+                await _abort(context, error)
 
         return handle
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 import pytest
@@ -9,7 +10,10 @@ import pytest
 from discovery.errors import ResourceExhausted
 from discovery.registry.embedded import EmbeddedRegistry
 from discovery.registry.port import INSTANCE_NUMBERS, Instance, InstanceState, Registry
+from discovery.registry.remote import RemoteRegistry
 from tests.support.clock import ManualClock
+from tests.support.cluster import Keys
+from tests.support.registries import serving
 
 TTL_S = 10.0
 ONE = Instance("hither.test.v1.TestService", "one", address="127.0.0.1:1")
@@ -24,8 +28,8 @@ class Subject:
     pass_time: Callable[[float], Awaitable[None]]
 
 
-@pytest.fixture(params=["embedded"])
-async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
+@asynccontextmanager
+async def embedded() -> AsyncIterator[Subject]:
     clock = ManualClock()
     registry = EmbeddedRegistry(clock)
 
@@ -34,6 +38,25 @@ async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
 
     yield Subject(registry, pass_time)
     await registry.close()
+
+
+@asynccontextmanager
+async def remote() -> AsyncIterator[Subject]:
+    """An embedded registry that another end of a loopback connection holds."""
+    keys = Keys()
+    async with embedded() as held, serving(held.registry, keys) as server:
+        registry = RemoteRegistry(server.address, keys.service_token)
+        yield Subject(registry, held.pass_time)
+        await registry.close()
+
+
+ADAPTERS = {"embedded": embedded, "remote": remote}
+
+
+@pytest.fixture(params=ADAPTERS)
+async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
+    async with ADAPTERS[request.param]() as subject:
+        yield subject
 
 
 async def test_what_was_put_is_in_the_snapshot(subject: Subject) -> None:

@@ -103,7 +103,7 @@ async def running_process(
     """A process that serves the service over loopback gRPC, joined and SERVING."""
     servicer = Scripted(service)
     mesh = Mesh(registry, new_dispatcher(servicer), partitions=PARTITIONS, service_name=name, token=keys.service_token)
-    async with mesh, RpcServer(mesh, keys.verifier()) as server:
+    async with mesh, RpcServer(mesh, keys.verifier(), registry=registry) as server:
         await mesh.serve(server.address)
         yield Process(mesh, server, servicer)
 
