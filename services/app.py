@@ -132,7 +132,7 @@ class _Process:
         log.info("starting", version=version("hither"), cluster=data.cluster, settings=config.shown())
         async with (
             open_engines(config, data, self._partitions) as engines,
-            open_registry(config.mesh, data.cluster, self._clock, self._token) as registry,
+            open_registry(config.mesh, data.cluster, self._clock, self._token, self._credentials) as registry,
             self._make_mesh(names, registry) as mesh,
         ):
             snowflakes = Snowflakes(mesh.instance_number, self._clock)
@@ -140,7 +140,7 @@ class _Process:
             self._services = {name: await make_service(name, wiring) for name in names}
             async with (
                 self._in_sight(mesh, names),
-                RpcServer(mesh, self._verifier, config.mesh.listen, credentials=self._credentials) as server,
+                self._make_server(mesh, registry) as server,
                 _at_work({name: service.run for name, service in self._services.items()}),
             ):
                 await serve(mesh, server)
@@ -254,6 +254,12 @@ class _Process:
             version=version("hither"),
             weight=self._config.mesh.weight,
         )
+
+    def _make_server(self, mesh: Mesh, registry: Registry) -> RpcServer:
+        settings = self._config.mesh
+        # A registry in this process's memory is served to the edges beside it.
+        held = registry if settings.registry == EMBEDDED else None
+        return RpcServer(mesh, self._verifier, settings.listen, credentials=self._credentials, registry=held)
 
     def _make_edge(self, mesh: Mesh) -> EdgeServer:
         config, clock = self._config, self._clock

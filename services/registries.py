@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from discovery.clock import Clock
 from discovery.registry.embedded import EmbeddedRegistry
 from discovery.registry.port import Registry
+from discovery.rpc.tls import Credentials
 from services.config import ConfigError, MeshSettings
 
 EMBEDDED = "embedded"
@@ -34,10 +35,14 @@ def _read(settings: MeshSettings, name: str) -> bytes | None:
 
 @asynccontextmanager
 async def open_registry(
-    settings: MeshSettings, cluster: str, clock: Clock, token: Callable[[], str] | None
+    settings: MeshSettings,
+    cluster: str,
+    clock: Clock,
+    token: Callable[[], str] | None = None,
+    credentials: Credentials | None = None,
 ) -> AsyncIterator[Registry]:
-    """The registry, for the time of the block. `token` gives the SERVICE token for a registry that another process of ours
-    serves. Raises ConfigError.
+    """The registry, for the time of the block. `token` or `credentials` prove who asks a registry that another process of
+    ours serves. Raises ConfigError.
     """
     registry: Registry
     if settings.registry == EMBEDDED:
@@ -45,7 +50,7 @@ async def open_registry(
     elif settings.registry.startswith("grpc://"):
         from discovery.registry.remote import RemoteRegistry
 
-        registry = RemoteRegistry(_endpoints(settings)[0], token)
+        registry = RemoteRegistry(_endpoints(settings)[0], token, credentials=credentials)
     else:
         from discovery.registry.etcd.endpoints import EtcdTls
         from discovery.registry.etcd.registry import EtcdRegistry  # only a process of several loads the client
