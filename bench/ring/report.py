@@ -166,7 +166,8 @@ def plot(fleets: Sequence[Fleets], sweep: Sequence[RingMoves], path: Path) -> No
         rebuild.plot(sizes, [one.rebuild_ms for one in series], marker="o", color=colour, label=name)
     lookup.axhline(1, linestyle=":", color="grey")
     rebuild.plot([1_000], [50], marker="v", color="grey", linestyle="", label="budget")
-    swept = [one for one in sweep if one.points == fleets[0].even.points and one.bound == fleets[0].even.bound]
+    even, size = fleets[0].even, sweep[-1].instances
+    swept = [one for one in sweep if (one.instances, one.points, one.bound) == (size, even.points, even.bound)]
     swept.sort(key=lambda one: one.partitions / one.instances)
     each = [one.partitions / one.instances for one in swept]
     fewer.plot(each, [one.leave.value for one in swept], marker="o", label="leave")
