@@ -88,11 +88,6 @@ class Membership:
         self._lock = asyncio.Lock()
         self._hurry = asyncio.Event()
 
-    @property
-    def contact_age_s(self) -> float:
-        """How long ago the lease was last renewed, in seconds."""
-        return self._clock.monotonic_s() - self._renewed_s
-
     async def join(self) -> None:
         """Takes the leases and an instance number, and reads the first view. Raises HitherError if the registry refuses."""
         async with self._turn(LEASE_S):
@@ -241,12 +236,13 @@ class Membership:
     async def _register(self) -> None:
         """Takes a new lease, hangs all instances on it, and owns what the ring says from now on."""
         await self._secure_number()
-        lease = await self._registry.grant(LEASE_S)
+        # Known from here on, so that it is given back although this task may be cancelled before all hangs on it.
+        self._lease = await self._registry.grant(LEASE_S)
         for instance in list(self._instances.values()):
-            if not await self._registry.put(instance, lease):
+            if not await self._registry.put(instance, self._lease):
+                self._lost(self._lease)
                 raise Unavailable("the registry ended a lease that it had just given")
             self._mark(instance)
-        self._lease = lease
         await self._read()
         self._fence(False)
 

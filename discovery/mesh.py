@@ -89,7 +89,7 @@ class Mesh:
         self.dispatcher = dispatcher
         self._identity = Caller(Role.SERVICE, service=service_name)
         self._membership = Membership(registry, partitions, clock or SystemClock(), self._changed)
-        self.ring_metrics = RingMetrics(self.instance_id, lambda: self._membership.contact_age_s)
+        self.ring_metrics = RingMetrics(self.instance_id)
         """What this process sees of the mesh; who runs the process shows it in its registry."""
         self._peers = Peers(token, credentials=credentials)
         self.stream_metrics = StreamMetrics()

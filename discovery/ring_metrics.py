@@ -4,7 +4,7 @@ Fed by the mesh whenever its view changes; turned into metrics when they are rea
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry
@@ -15,22 +15,18 @@ from discovery.view import View
 
 
 class RingMetrics(Collector):
-    """The numbers of one process. `instance_id` is what it registers its services as; `contact_age_s` tells how long ago the
-    registry last heard of it.
-    """
+    """The numbers of one process. `instance_id` is what it registers its services as."""
 
-    def __init__(self, instance_id: str, contact_age_s: Callable[[], float]) -> None:
+    def __init__(self, instance_id: str) -> None:
         self._instance_id = instance_id
-        self._contact_age_s = contact_age_s
         self._view = View()
-        self._fenced = True
         self._owned: dict[str, frozenset[int]] = {}
         self._gained: Counter[str] = Counter()
         self._lost: Counter[str] = Counter()
 
     def see(self, view: View, *, fenced: bool) -> None:
         """The view is this now; `fenced`: no lease is held, so nothing is owned whatever the ring says."""
-        self._view, self._fenced = view, fenced
+        self._view = view
         owned = {
             service: frozenset() if fenced else seen.partitions_of(self._instance_id)
             for service, seen in view.services.items()
@@ -57,14 +53,6 @@ class RingMetrics(Collector):
             "hither_ring_revision",
             "Revision of the registry's snapshot that the ring follows from.",
             self._view.revision,
-        )
-        yield GaugeMetricFamily(
-            "hither_registry_contact_age_seconds", "Time since the lease was last renewed.", self._contact_age_s()
-        )
-        yield GaugeMetricFamily(
-            "hither_registry_lease_held",
-            "1 while a lease is held; without one this process owns nothing.",
-            not self._fenced,
         )
         instances = GaugeMetricFamily(
             "hither_ring_instances", "Instances in the registry, by service and state.", labels=("service", "state")

@@ -25,7 +25,6 @@ from discovery.mesh import Mesh
 from discovery.registry.port import Registry
 from discovery.rpc.call import Caller, Role
 from discovery.rpc.dispatcher import Dispatcher
-from discovery.rpc.exporting import Origin, exporting_spans
 from discovery.rpc.metrics_server import MetricsServer
 from discovery.rpc.server import RpcServer
 from discovery.rpc.tls import TlsError, open_credentials
@@ -133,7 +132,7 @@ class _Process:
         log.info("starting", version=version("hither"), cluster=data.cluster, settings=config.shown())
         async with (
             open_engines(config, data, self._partitions) as engines,
-            open_registry(config.mesh, data.cluster, self._clock, self._token) as registry,
+            open_registry(config.mesh, data.cluster, self._clock, self._token, self._credentials) as registry,
             self._make_mesh(names, registry) as mesh,
         ):
             snowflakes = Snowflakes(mesh.instance_number, self._clock)
@@ -141,7 +140,7 @@ class _Process:
             self._services = {name: await make_service(name, wiring) for name in names}
             async with (
                 self._in_sight(mesh, names),
-                RpcServer(mesh, self._verifier, config.mesh.listen, credentials=self._credentials) as server,
+                self._make_server(mesh, registry) as server,
                 _at_work({name: service.run for name, service in self._services.items()}),
             ):
                 await serve(mesh, server)
@@ -155,9 +154,15 @@ class _Process:
         """What the process sees of the mesh stands in its metrics, and its spans go where they are wanted, while the block
         runs.
         """
-        origin = Origin(_kind(names), mesh.instance_id, version("hither"))
         with mesh.ring_metrics.shown_in(REGISTRY):
-            async with exporting_spans(self._config.telemetry, origin):
+            if not self._config.telemetry.otlp_endpoint:
+                yield
+                return
+            from discovery.rpc.exporting import Origin, exporting_spans  # a fifth of a second that few processes need
+
+            async with exporting_spans(
+                self._config.telemetry, Origin(_kind(names), mesh.instance_id, version("hither"))
+            ):
                 yield
 
     async def serve_alone(self, announce: Announce, mesh: Mesh, server: RpcServer) -> None:
@@ -250,10 +255,16 @@ class _Process:
             weight=self._config.mesh.weight,
         )
 
+    def _make_server(self, mesh: Mesh, registry: Registry) -> RpcServer:
+        settings = self._config.mesh
+        # A registry in this process's memory is served to the edges beside it.
+        held = registry if settings.registry == EMBEDDED else None
+        return RpcServer(mesh, self._verifier, settings.listen, credentials=self._credentials, registry=held)
+
     def _make_edge(self, mesh: Mesh) -> EdgeServer:
         config, clock = self._config, self._clock
         resume = ResumeTokens(self._data.keys.resume_key, self._data.cluster, clock)
-        gateway = Gateway(mesh, self._verifier, resume, f"edge-{mesh.instance_id}", config.edge, clock)
+        gateway = Gateway(mesh, self._verifier, resume, _edge_id(mesh), config.edge, clock)
         app = build_app(gateway, config.http, self._health, REGISTRY, clock)
         return EdgeServer(gateway, app, host=config.process.host, port=config.process.port)
 
@@ -270,6 +281,10 @@ class _Process:
 def _kind(names: Sequence[str]) -> str:
     """What a process of these services is called."""
     return "hither" if len(names) == len(NAMES) else "+".join(names) or "edge"
+
+
+def _edge_id(mesh: Mesh) -> str:
+    return mesh.instance_id if mesh.instance_id.startswith("edge-") else f"edge-{mesh.instance_id}"
 
 
 class ProcessToken:

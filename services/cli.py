@@ -190,7 +190,7 @@ def certs(names: tuple[str, ...], out: Path, cluster: str | None, hosts: tuple[s
 
 async def _show_registry(config: Config, directory: DataDirectory, watch: bool) -> None:
     partitions = directory.partitions() or config.process.partitions or PARTITIONS_APART
-    async with open_registry(config.mesh, directory.cluster, SystemClock(), None) as registry:
+    async with open_registry(config.mesh, directory.cluster, SystemClock()) as registry:
         answers = watch_registry(registry, directory.cluster, partitions)
         await _show(f"registry  {config.mesh.registry}", answers, watch)
 

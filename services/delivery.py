@@ -8,7 +8,7 @@ events of one call.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -83,12 +83,31 @@ class _EdgeBatch:
         self.last_places[number] = place
         self.connections[number] = connection
 
+    def split(self, numbers: Set[int]) -> tuple[list[sessions_pb2.Connection], list[sessions_pb2.Connection]]:
+        """The connections of these numbers, and the others."""
+        chosen = [self.connections[number] for number in numbers if number in self.connections]
+        return chosen, [connection for number, connection in self.connections.items() if number not in numbers]
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What became of a batch: the connections that took all of theirs, those that are gone, and those of which nothing is known."""
+
+    taken: Sequence[sessions_pb2.Connection] = ()
+    gone: Sequence[sessions_pb2.Connection] = ()
+    unsure: Sequence[sessions_pb2.Connection] = ()
+
 
 class Delivery:
-    """Tells connected users something, through the edges that hold their connections. Safe to use from many tasks."""
+    """Tells connected users something, through the edges that hold their connections. Safe to use from many tasks.
 
-    def __init__(self, mesh: Mesh) -> None:
+    `unsure` is given the newest event with a place of each user who may be connected and may not have been told: the
+    connections could not be looked up, or an edge did not take its batch.
+    """
+
+    def __init__(self, mesh: Mesh, unsure: Callable[[UserEvent], None] = lambda _: None) -> None:
         self._mesh = mesh
+        self._unsure = unsure
         self._sessions = mesh.stub(SessionsServiceStub)
 
     async def to_users(self, events: Sequence[UserEvent]) -> frozenset[str]:
@@ -99,19 +118,24 @@ class Delivery:
         if not events:
             return frozenset()
         users = {event.user_id for event in events}
-        connections = await self._lookup(users)
+        connections, unsure = await self._lookup(users)
         batches: defaultdict[str, _EdgeBatch] = defaultdict(_EdgeBatch)
         for event in events:
             for connection in connections.get(event.user_id, ()):
                 batches[connection.edge_id].add(event, connection)
         reached: set[str] = set()
         gone: list[sessions_pb2.Connection] = []
-        for taken, lost in await _gather(self._to_edge(edge_id, batch) for edge_id, batch in batches.items()):
-            reached.update(connection.user_id for connection in taken)
-            gone.extend(lost)
+        for outcome in await _gather(self._to_edge(edge_id, batch) for edge_id, batch in batches.items()):
+            reached.update(connection.user_id for connection in outcome.taken)
+            gone.extend(outcome.gone)
+            unsure.update(connection.user_id for connection in outcome.unsure)
         if gone:
             _gone.inc(len(gone))
             await self._forget(gone)
+        if unsure:
+            newest = {event.user_id: event for event in events if event.pos and event.user_id in unsure}
+            for event in newest.values():
+                self._unsure(event)
         return frozenset(users - reached)
 
     async def evict(self, connection: sessions_pb2.Connection, close_code: int, reason: str) -> None:
@@ -122,34 +146,37 @@ class Delivery:
         except HitherError as error:
             _failed("evict", error)
 
-    async def _lookup(self, users: Iterable[str]) -> Mapping[str, list[sessions_pb2.Connection]]:
+    async def _lookup(self, users: Iterable[str]) -> tuple[Mapping[str, list[sessions_pb2.Connection]], set[str]]:
+        """The live connections by user, and the users whose connections could not be had."""
         groups: defaultdict[int, list[str]] = defaultdict(list)
         for user_id in users:
             groups[self._mesh.partition_of(user_id)].append(user_id)
         found: defaultdict[str, list[sessions_pb2.Connection]] = defaultdict(list)
-        chunks = (
+        chunks = [
             group[start : start + _MOST_USERS_A_LOOKUP]
             for group in groups.values()
             for start in range(0, len(group), _MOST_USERS_A_LOOKUP)
-        )
-        for connections in await _gather(self._lookup_chunk(chunk) for chunk in chunks):
-            for connection in connections:
+        ]
+        unknown: set[str] = set()
+        answers = await _gather(self._lookup_chunk(chunk) for chunk in chunks)
+        for chunk, connections in zip(chunks, answers, strict=True):
+            if connections is None:
+                unknown.update(chunk)
+            for connection in connections or ():
                 found[connection.user_id].append(connection)
-        return found
+        return found, unknown
 
-    async def _lookup_chunk(self, user_ids: Sequence[str]) -> Sequence[sessions_pb2.Connection]:
+    async def _lookup_chunk(self, user_ids: Sequence[str]) -> Sequence[sessions_pb2.Connection] | None:
         request = sessions_service_pb2.LookupConnectionsRequest(user_ids=user_ids)
         try:
             response = await self._sessions.LookupConnections(request, timeout=_LOOKUP_TIMEOUT_S)
         except HitherError as error:
             _failed("lookup", error)
-            return ()
+            return None
         return response.connections
 
-    async def _to_edge(
-        self, edge_id: str, batch: _EdgeBatch
-    ) -> tuple[Sequence[sessions_pb2.Connection], Sequence[sessions_pb2.Connection]]:
-        """Hands an edge its batch (in parts that fit); returns the connections that took all of theirs, and those that are gone."""
+    async def _to_edge(self, edge_id: str, batch: _EdgeBatch) -> "_Outcome":
+        """Hands an edge its batch, in parts that fit."""
         gone: set[int] = set()
         try:
             for start in range(0, len(batch.deliveries), _MOST_DELIVERIES_A_BATCH):
@@ -160,9 +187,10 @@ class Delivery:
                 _targets.inc(sum(len(delivery.targets) for delivery in part.deliveries))
         except HitherError as error:
             _failed("deliver", error)
-            return (), [batch.connections[number] for number in gone if number in batch.connections]
-        taken = [connection for number, connection in batch.connections.items() if number not in gone]
-        return taken, [batch.connections[number] for number in gone if number in batch.connections]
+            lost, others = batch.split(gone)
+            return _Outcome(gone=lost, unsure=others)
+        lost, taken = batch.split(gone)
+        return _Outcome(taken=taken, gone=lost)
 
     async def _forget(self, connections: Sequence[sessions_pb2.Connection]) -> None:
         groups: defaultdict[int, list[sessions_pb2.Connection]] = defaultdict(list)

@@ -2,11 +2,14 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from discovery.clock import Clock
 from discovery.registry.embedded import EmbeddedRegistry
 from discovery.registry.port import Registry
+from discovery.rpc.tls import Credentials
 from services.config import ConfigError, MeshSettings
 
 EMBEDDED = "embedded"
@@ -22,12 +25,24 @@ def _endpoints(settings: MeshSettings) -> list[str]:
     return parts.netloc.split(",")
 
 
+def _read(settings: MeshSettings, name: str) -> bytes | None:
+    path: str = getattr(settings, name)
+    try:
+        return Path(path).read_bytes() if path else None
+    except OSError as error:
+        raise ConfigError(f"mesh: {name}: {error}") from error
+
+
 @asynccontextmanager
 async def open_registry(
-    settings: MeshSettings, cluster: str, clock: Clock, token: Callable[[], str] | None
+    settings: MeshSettings,
+    cluster: str,
+    clock: Clock,
+    token: Callable[[], str] | None = None,
+    credentials: Credentials | None = None,
 ) -> AsyncIterator[Registry]:
-    """The registry, for the time of the block. `token` gives the SERVICE token for a registry that another process of ours
-    serves. Raises ConfigError.
+    """The registry, for the time of the block. `token` or `credentials` prove who asks a registry that another process of
+    ours serves. Raises ConfigError.
     """
     registry: Registry
     if settings.registry == EMBEDDED:
@@ -35,11 +50,17 @@ async def open_registry(
     elif settings.registry.startswith("grpc://"):
         from discovery.registry.remote import RemoteRegistry
 
-        registry = RemoteRegistry(_endpoints(settings)[0], token)
+        registry = RemoteRegistry(_endpoints(settings)[0], token, credentials=credentials)
     else:
+        from discovery.registry.etcd.endpoints import EtcdTls
         from discovery.registry.etcd.registry import EtcdRegistry  # only a process of several loads the client
 
-        registry = await EtcdRegistry.open(_endpoints(settings), cluster)
+        tls = None
+        if settings.registry_ca:
+            read = partial(_read, settings)
+            tls = EtcdTls(read("registry_ca"), read("registry_cert"), read("registry_key"))
+        user, password = settings.registry_user, settings.registry_password
+        registry = await EtcdRegistry.open(_endpoints(settings), cluster, tls=tls, user=user, password=password)
     try:
         yield registry
     finally:

@@ -46,7 +46,9 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
 @pytest.fixture(scope="session")
 def cassandra_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CassandraServer]:
     """One Cassandra for the run. Whoever asks for it makes a keyspace, and leaves it running."""
-    yield from _running(lambda: CassandraServer(tmp_path_factory.mktemp("cassandra")))
+    for server in _running(lambda: CassandraServer(tmp_path_factory.mktemp("cassandra"))):
+        yield server
+        server.kill()  # nobody needs its data any more
 
 
 @pytest.fixture(scope="session")

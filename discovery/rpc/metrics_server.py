@@ -20,7 +20,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 MOST_CONNECTIONS: Final = 16
-"""Connections at a time; one more is told 503."""
+"""Connections at a time; one more is hung up on."""
+
+REQUEST_TIMEOUT_S: Final = 10.0
+"""How long a connection may be silent at first, and how long a request may take to come."""
 
 _KEEP_ALIVE_S: Final = 65
 """Longer than the pauses of most who scrape, so that they need not connect anew."""
@@ -52,7 +55,6 @@ class MetricsServer:
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            limit_concurrency=MOST_CONNECTIONS,
             timeout_keep_alive=_KEEP_ALIVE_S,
         )
         self._state = ServerState()
@@ -65,7 +67,7 @@ class MetricsServer:
         self._config.load()
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: HttpToolsProtocol(self._config, self._state, {}), self._host, self._port
+            lambda: _Connection(self._config, self._state, {}), self._host, self._port
         )
         host, port = self._server.sockets[0].getsockname()[:2]
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -84,6 +86,44 @@ class MetricsServer:
         for task in list(self._state.tasks):
             task.cancel()
         await asyncio.gather(*self._state.tasks, return_exceptions=True)
+
+
+class _Connection(HttpToolsProtocol):
+    """uvicorn's protocol, with the limits that it has not: connections, and time for a request."""
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """See asyncio.Protocol."""
+        super().connection_made(transport)
+        if len(self.connections) > MOST_CONNECTIONS:
+            transport.abort()
+        else:
+            self._arm()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        super().connection_lost(exc)
+        self._disarm()
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._arm()
+
+    def on_message_complete(self) -> None:
+        """All of it is here."""
+        self._disarm()
+        super().on_message_complete()
+
+    def _arm(self) -> None:
+        self._disarm()
+        self._timer = self.loop.call_later(REQUEST_TIMEOUT_S, self.transport.abort)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 def _app(health: Health, registry: CollectorRegistry) -> Starlette:

@@ -20,12 +20,14 @@ from grpc_status import rpc_status
 from discovery.contract import methods
 from discovery.errors import HitherError, Internal, Unavailable
 from discovery.mesh import DELIVER_SERVICE, DeliverHandler, Mesh
+from discovery.registry.port import Registry
 from discovery.rpc.call import Call, Caller, Role
 from discovery.rpc.deliver import EDGE_KEY
 from discovery.rpc.dispatcher import Dispatcher, check_access
 from discovery.rpc.identity import TRACEPARENT, Peer, authenticate, identify
 from discovery.rpc.link import SESSION_KEY
 from discovery.rpc.peers import MAX_MESSAGE_BYTES
+from discovery.rpc.registry_servicer import REGISTRY_SERVICE, WATCH, RegistryServicer
 from discovery.rpc.relay import RelaySession
 from discovery.rpc.sessions import Sessions
 from discovery.rpc.status import to_status
@@ -65,7 +67,8 @@ class RpcServer:
     """`async with RpcServer(mesh, verifier, "127.0.0.1:0") as server:` listens; leaving it hangs up at once, so `drain`
     before. Services must have been added to the mesh's dispatcher, for reflection to show them. `address` is host:port, or
     unix:path. With `credentials` it speaks mTLS and nothing else; the certificate says who calls. Without a verifier there are
-    no tokens: who has no certificate is anonymous.
+    no tokens: who has no certificate is anonymous. A `registry` that this process holds is served to the other processes of
+    the machine.
 
     TlsError (a ValueError) for an address that is not loopback without credentials, and for those of an operator; RuntimeError
     if the port is taken.
@@ -78,6 +81,7 @@ class RpcServer:
         address: str = "127.0.0.1:0",
         *,
         credentials: Credentials | None = None,
+        registry: Registry | None = None,
     ) -> None:
         if credentials is None and not is_local(address):
             raise TlsError(f"{address} is not loopback: gRPC needs ca, cert and key of [tls] there")
@@ -88,6 +92,7 @@ class RpcServer:
         self._door = _Door(verifier, credentials)
         self._credentials = credentials
         self._wanted = address
+        self._registry = RegistryServicer(registry) if registry else None
         self._streams = _Streams(mesh, self._door)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(options=_OPTIONS)
@@ -97,6 +102,8 @@ class RpcServer:
         if STATUS_SERVICE not in self._dispatcher.services:
             cluster = verifier.cluster if verifier else ""
             self._dispatcher.add(StatusServicer(mesh, cluster), STATUS_SERVICE)
+        if self._registry is not None:
+            self._dispatcher.add(self._registry, REGISTRY_SERVICE)
 
     @property
     def address(self) -> str:
@@ -105,7 +112,7 @@ class RpcServer:
 
     async def __aenter__(self) -> Self:
         """Listens."""
-        handlers = _Handlers(self._dispatcher, self._door, self._streams)
+        handlers = _Handlers(self._dispatcher, self._door, self._streams, self._registry)
         self._server.add_generic_rpc_handlers((handlers,))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         services = [*sorted(self._dispatcher.services), RELAY_SERVICE, DELIVER_SERVICE]
@@ -146,6 +153,8 @@ class RpcServer:
         """Ends gracefully: retires, lets what runs go on for `grace_s` seconds, then hangs up."""
         await self.retire()
         self._streams.drain()
+        if self._registry is not None:
+            self._registry.drain()
         await self._server.stop(grace=grace_s)
 
 
@@ -171,13 +180,17 @@ class _Door:
 class _Handlers(grpc.GenericRpcHandler):
     """Finds the handler of a method. Messages are decoded behind it, so that a malformed one gets a typed answer."""
 
-    def __init__(self, dispatcher: Dispatcher, door: _Door, streams: "_Streams") -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, door: _Door, streams: "_Streams", registry: RegistryServicer | None
+    ) -> None:
         self._dispatcher = dispatcher
         self._door = door
         self._handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
             _RELAY: grpc.stream_stream_rpc_method_handler(streams.exchange),
             _DELIVER: grpc.stream_stream_rpc_method_handler(streams.deliver),
         }
+        if registry is not None:
+            self._handlers[WATCH] = grpc.stream_stream_rpc_method_handler(self._watch(registry))
 
     def service(self, details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes] | None":
         """Called by gRPC for every call."""
@@ -194,6 +207,17 @@ class _Handlers(grpc.GenericRpcHandler):
                 return await self._dispatcher.dispatch_bytes(method, payload, call)
             except HitherError as error:
                 return await _abort(context, error)
+
+        return handle
+
+    def _watch(self, registry: RegistryServicer) -> Callable[[AsyncIterator[bytes], _Context], Awaitable[None]]:
+        # As if requests came in a stream: so who calls is checked before the one that does is waited for. It says nothing.
+        async def handle(requests: AsyncIterator[bytes], context: _Context) -> None:
+            try:
+                check_access(methods()[WATCH], _call(WATCH, context, self._door).caller)
+                await registry.WatchSnapshots(requests, context)
+            except HitherError as error:
+                await _abort(context, error)
 
         return handle
 

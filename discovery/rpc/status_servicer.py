@@ -3,9 +3,8 @@
 from typing import Final, Protocol
 
 from discovery.contract import service_methods
-from discovery.registry.port import Instance
+from discovery.registry.messages import to_message
 from discovery.view import View
-from hither.mesh.v1 import instance_pb2
 from hither.mesh.v1 import status_service_pb2 as pb
 from hither.mesh.v1.status_service_pb2_grpc import StatusServiceServicer as Base
 
@@ -41,18 +40,3 @@ class StatusServicer(Base):
                     partitions=sorted(service.partitions_of(instance_id)) if routed else (),
                 )
         return answer
-
-
-def to_message(instance: Instance) -> instance_pb2.Instance:
-    """The instance as a message."""
-    return instance_pb2.Instance(
-        service=instance.service,
-        instance_id=instance.instance_id,
-        address=instance.address,
-        region=instance.region,
-        zone=instance.zone,
-        weight=instance.weight,
-        version=instance.version,
-        state=instance.state.value,
-        load=instance.load,
-    )

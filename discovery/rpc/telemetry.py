@@ -43,6 +43,8 @@ class TelemetrySettings:
             raise ValueError(f"trace_ratio is from 0 to 1, not {self.trace_ratio}")
         if self.otlp_endpoint and not self.otlp_endpoint.startswith(("http://", "https://")):
             raise ValueError("otlp_endpoint is an http:// or https:// address")
+        if "@" in self.otlp_endpoint:
+            raise ValueError("otlp_endpoint holds no credentials: settings are logged")
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ import struct
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta, timezone
+from math import copysign
 from typing import Final
 
 from google.protobuf.descriptor import EnumDescriptor
@@ -228,7 +229,8 @@ def write_any_value(value: object) -> object:
         return {key: write_any_value(item) for key, item in value.struct_value.fields.items()}
     if kind == "number_value":
         number = value.number_value
-        return int(number) if number.is_integer() and abs(number) < _EXACT else write_double(number)
+        whole = number.is_integer() and abs(number) < _EXACT and (number != 0 or copysign(1.0, number) > 0)
+        return int(number) if whole else write_double(number)  # an int has no negative zero
     return None if kind in ("null_value", None) else getattr(value, kind)
 
 

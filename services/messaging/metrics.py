@@ -23,6 +23,7 @@ REPEATED = Counter(
     "hither_messaging_repeated_sends", "Accepted messages that repeated an earlier one and were dropped."
 )
 REDELIVERED = Counter("hither_messaging_redelivered", "Inbox rows that were there before and were told of again.")
+RETOLD = Counter("hither_messaging_retold", "Events told again because it was not sure that they had been taken.")
 UNDELIVERED = Counter("hither_messaging_dropped_deliveries", "Events that were not told to connected devices.", ["why"])
 PUSHED = Counter("hither_messaging_push_records", "Messages handed to push.")
 SENDS_WAITING = Gauge("hither_messaging_waiting_sends", "Sends that wait for their outcome.")

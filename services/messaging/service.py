@@ -21,6 +21,7 @@ from services.messaging.marks import Marks
 from services.messaging.membership import CHANGES_TOPIC, Members, Memberships
 from services.messaging.partition import Partition
 from services.messaging.recent import RecentRows
+from services.messaging.retelling import Retelling
 from services.messaging.sending import Sending
 from services.messaging.servicer import MessagingServicer
 from services.messaging.settings import MessagingSettings
@@ -56,7 +57,8 @@ class Messaging:
         self._clock = clock
         self._settings = settings
         self._directory = mesh.stub(DirectoryServiceStub)
-        self._delivery = Delivery(mesh)
+        self._retelling = Retelling(settings)
+        self._delivery = Delivery(mesh, self._retelling.offer)
         self._rows = GatheringStore(store)
         self._inbox_appends: Gathering[tuple[int, bytes], None] = Gathering(InboxLog(log).append)
         self._teller = GatheringTeller(self._delivery)
@@ -98,6 +100,7 @@ class Messaging:
                 group.create_task(self._rows.run())
                 group.create_task(self._inbox_appends.run())
                 group.create_task(self._teller.run())
+                group.create_task(self._retelling.run(self._delivery.to_users))
                 group.create_task(self._signals.run())
                 group.create_task(self._acknowledgements.run())
                 group.create_task(self._trimming.run())

@@ -39,6 +39,8 @@ class MessagingSettings:
     """How long telling the connected devices may hold back an inbox partition's commits."""
     most_undelivered: int = 10_000
     """Events of one inbox partition that wait for delivery; of more, devices learn by their next sync."""
+    most_untold: int = 20_000
+    """Users who may not have been told of their newest event and are told again; of more, devices learn by their next sync."""
     leave_timeout_s: float = 3.0
     """How long a partition that has moved may take to finish the sends that it took here."""
     retry_min_s: float = 0.1

@@ -9,7 +9,8 @@ class Cache(Protocol):
 
     Everything may be lost at any moment and must be rebuilt by who needs it. Each method is atomic for each key,
     not over several. An embedded cache holds at most a configured number of keys and lets the ones go that run out
-    first. Raises discovery.errors.Unavailable (ENGINE_DOWN) when the engine is away. Keys are at most 256 bytes.
+    first. A key holds a value or a map: storing the one replaces the other. Keys are at most 256 bytes. Raises
+    discovery.errors.Unavailable (ENGINE_DOWN) when the engine is away.
     """
 
     async def get(self, keys: Sequence[str]) -> Sequence[bytes | None]:

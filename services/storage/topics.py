@@ -1,6 +1,6 @@
 """Who listens to which topic in this process, for every bus."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import structlog
 from prometheus_client import Counter
@@ -37,6 +37,14 @@ class Topics:
     def __len__(self) -> int:
         """Topics that somebody listens to."""
         return len(self._subscriptions)
+
+    def __iter__(self) -> Iterator[str]:
+        """Those topics."""
+        return iter(self._subscriptions)
+
+    def count(self, topic: str) -> int:
+        """Subscriptions to the topic."""
+        return len(self._subscriptions.get(topic, ()))
 
     def add(self, topic: str, handler: Handler) -> TopicSubscription:
         """Another subscription, after those that are there."""

@@ -215,7 +215,8 @@ BUSES = {"memory": memory_bus, "redis": redis_bus}
 @pytest.fixture(autouse=True)
 def kafka_address(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Has the server run that the test's adapter needs."""
-    if "kafka" in request.node.name.replace("]", "-").replace("[", "-").split("-"):
+    parameters = getattr(request.node, "callspec", None)
+    if parameters is not None and "kafka" in parameters.id.split("-"):
         monkeypatch.setenv(KAFKA_ADDRESS, request.getfixturevalue("kafka").address)
 
 

@@ -2,9 +2,10 @@
 
 import asyncio
 import shutil
+from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -20,7 +21,9 @@ from discovery.registry.etcd.registry import EtcdRegistry
 from discovery.registry.etcd.watch import PrefixWatch
 from discovery.registry.metrics import RegistryMetrics
 from discovery.registry.port import Instance, Registry, Snapshot
+from hither.messaging.v1.messaging_service_pb2 import SendMessageRequest
 from tests.support.certificates import Authority
+from tests.support.cluster import ALICE, MESSAGING, PARTITIONS, SEND, Keys, Process, key_in, running_process
 from tests.support.servers.etcd import EtcdCluster, TlsFiles, etcd_server
 
 LONG_S = 300.0
@@ -57,6 +60,12 @@ def trio(etcd: EtcdCluster, tmp_path: Path) -> Iterator[EtcdCluster]:
     """An etcd of three."""
     with EtcdCluster(tmp_path, 3) as server:
         yield server
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls that nobody answers end soon."""
+    monkeypatch.setattr("discovery.registry.etcd.client.CALL_S", 1.5)
 
 
 async def seen(watch: AsyncIterator[Snapshot], *instances: Instance) -> Snapshot:
@@ -173,6 +182,7 @@ async def test_an_endpoint_where_nobody_listens_is_passed_over(trio: EtcdCluster
     await seen(registry.watch(), ONE)
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_while_etcd_is_away_calls_say_so_and_the_watch_waits(lone: EtcdCluster, open_registry: Opener) -> None:
     registry = await open_registry(lone.endpoints)
     watch = registry.watch()
@@ -229,34 +239,74 @@ async def test_numbers_are_no_instances(etcd: EtcdCluster, open_registry: Opener
     assert (await registry.snapshot()).instances == ()
 
 
-async def test_a_password_opens_an_etcd_that_asks_for_one_also_after_its_tokens_are_gone(
-    lone: EtcdCluster, open_registry: Opener
-) -> None:
-    secret = uuid4().hex
-    lone.ask("auth/user/add", {"name": "root", "password": secret})
-    lone.ask("auth/user/grant", {"user": "root", "role": "root"})
-    lone.ask("auth/enable", {})
-    registry = await open_registry(lone.endpoints, user="root", password=secret)
-    watch = registry.watch()
-    lease = await put(registry, ONE)
-    await seen(watch, ONE)
+@dataclass(frozen=True)
+class Credentials:
+    user: str
+    password: str
 
-    # Tokens are kept in the memory of the member that gave them.
-    lone.nodes[0].kill()
-    await off_loop(lone.nodes[0].start)
+    def body(self) -> dict[str, str]:
+        """As etcd's JSON has them."""
+        return {"name": self.user, "password": self.password}
+
+
+def ask_for_passwords(server: EtcdCluster) -> tuple[Credentials, Credentials]:
+    """Makes a user that may touch what the registry needs and nothing else, and lets in nobody else but root. Returns
+    root's credentials, and the user's.
+    """
+    root = Credentials("root", uuid4().hex)
+    hither = Credentials("hither", uuid4().hex)
+    for user in (root, hither):
+        server.ask("auth/user/add", user.body())
+        server.ask("auth/role/add", {"name": user.user})
+        server.ask("auth/user/grant", {"user": user.user, "role": user.user})
+    keys = {"key": b64encode(b"/hither/v1/").decode(), "range_end": b64encode(b"/hither/v10").decode()}
+    server.ask("auth/role/grant", {"name": hither.user, "perm": {"permType": "READWRITE", **keys}})
+    server.ask("auth/enable", {})
+    return root, hither
+
+
+async def test_a_password_opens_an_etcd_that_asks_for_one(lone: EtcdCluster, open_registry: Opener) -> None:
+    _, hither = ask_for_passwords(lone)
+    registry = await open_registry(lone.endpoints, user=hither.user, password=hither.password)
+    watch = registry.watch()
+
+    lease = await put(registry, ONE)
 
     assert await registry.keep_alive(lease)
-    await put(registry, TWO)
-    await seen(watch, ONE, TWO)
+    assert await registry.claim_number(lease) == 0
+    await seen(watch, ONE)
+    await registry.revoke(lease)
+    await seen(watch)
 
 
+async def test_a_token_that_etcd_has_forgotten_is_replaced(lone: EtcdCluster) -> None:
+    root, hither = ask_for_passwords(lone)
+    client = EtcdClient(lone.endpoints, user=hither.user, password=hither.password)
+    await client.put(b"/hither/v1/key", b"value", 0)
+
+    # A new password, even the same one, ends all tokens of the user.
+    token = lone.ask("auth/authenticate", root.body())["token"]
+    lone.ask("auth/user/changepw", hither.body(), token=token)
+
+    [pair] = (await client.range(b"/hither/v1/key")).kvs
+    assert pair.value == b"value"
+    await client.close()
+
+
+async def test_a_user_is_no_obstacle_where_etcd_asks_for_none(lone: EtcdCluster, open_registry: Opener) -> None:
+    registry = await open_registry(lone.endpoints, user="root", password=uuid4().hex)
+
+    await put(registry, ONE)
+
+    await seen(registry.watch(), ONE)
+
+
+@pytest.mark.usefixtures("impatient")
 async def test_a_wrong_password_opens_nothing_and_is_not_logged(
     lone: EtcdCluster, open_registry: Opener, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    secret, wrong = uuid4().hex, uuid4().hex
-    lone.ask("auth/user/add", {"name": "root", "password": secret})
-    lone.ask("auth/user/grant", {"user": "root", "role": "root"})
-    lone.ask("auth/enable", {})
+    ask_for_passwords(lone)
+    wrong = uuid4().hex
     registry = await open_registry(lone.endpoints, user="root", password=wrong)
 
     with pytest.raises(Unavailable):
@@ -267,6 +317,7 @@ async def test_a_wrong_password_opens_nothing_and_is_not_logged(
     assert wrong not in printed.out + printed.err
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_tls_shows_a_certificate_to_an_etcd_that_asks_for_one(
     etcd: EtcdCluster, open_registry: Opener, tmp_path: Path
 ) -> None:
@@ -321,7 +372,6 @@ async def test_a_member_whose_lease_was_ended_is_back_with_its_number(etcd: Etcd
 
         await other.revoke(member._lease)
 
-        await seen(watch)
         await seen(watch, ONE)
         assert member.number == 0
     await seen(watch)
@@ -344,3 +394,32 @@ async def test_a_member_keeps_its_lease_while_the_leader_dies(trio: EtcdCluster,
         assert not member.fenced
         assert member._metrics.lease_losses == 0
         assert (await survivor.snapshot()).instances == (ONE, TWO)
+
+
+async def owning(process: Process, counts: range) -> None:
+    """Returns when the number of partitions that the process owns is in the range."""
+    async with asyncio.timeout(PATIENCE_S):
+        async for owned in process.mesh.watch_owned(MESSAGING):
+            if len(owned) in counts:
+                return
+
+
+async def test_processes_that_stand_apart_share_the_keys_and_call_each_other(
+    etcd: EtcdCluster, open_registry: Opener
+) -> None:
+    everything, a_part = range(PARTITIONS, PARTITIONS + 1), range(1, PARTITIONS)
+    registries, keys = [await open_registry(etcd.endpoints) for _ in range(2)], Keys()
+    async with running_process(registries[0], keys, "here") as here:
+        await owning(here, everything)
+        async with running_process(registries[1], keys, "there") as there:
+            await owning(here, a_part)
+            await owning(there, a_part)
+            key = key_in(there.mesh.owned(MESSAGING), there.mesh)
+            request = SendMessageRequest(conversation_id=key, client_id="1", text="hi")
+
+            await here.mesh.call(SEND, request, caller=ALICE, timeout_s=10)
+            await there.mesh.drain()
+
+            await owning(here, everything)
+            assert len(there.servicer.seen) == 1
+            assert here.mesh.instance_number != there.mesh.instance_number

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from uuid import uuid4
 
@@ -13,7 +13,10 @@ from discovery.registry.embedded import EmbeddedRegistry
 from discovery.registry.etcd.registry import EtcdRegistry
 from discovery.registry.metrics import RegistryMetrics
 from discovery.registry.port import INSTANCE_NUMBERS, Instance, InstanceState, Registry
+from discovery.registry.remote import RemoteRegistry
 from tests.support.clock import ManualClock
+from tests.support.cluster import Keys
+from tests.support.registries import serving
 from tests.support.servers.etcd import EtcdCluster
 
 LONG_S = 300.0
@@ -59,10 +62,29 @@ async def over_etcd(server: EtcdCluster) -> AsyncIterator[Subject]:
     await registry.close()
 
 
-@pytest.fixture(params=["embedded", "etcd"])
+@asynccontextmanager
+async def remote() -> AsyncIterator[Subject]:
+    """An embedded registry that another end of a loopback connection holds."""
+    keys = Keys()
+    async with embedded() as held, serving(held.registry, keys) as server:
+        registry = RemoteRegistry(server.address, keys.service_token)
+        yield Subject(registry, held.ttl_s, held.pass_time, held.outlive)
+        await registry.close()
+
+
+def made_as(name: str, request: pytest.FixtureRequest) -> AbstractAsyncContextManager[Subject]:
+    match name:
+        case "embedded":
+            return embedded()
+        case "remote":
+            return remote()
+        case _:
+            return over_etcd(request.getfixturevalue("etcd"))
+
+
+@pytest.fixture(params=["embedded", "remote", "etcd"])
 async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
-    made = embedded() if request.param == "embedded" else over_etcd(request.getfixturevalue("etcd"))
-    async with made as subject:
+    async with made_as(request.param, request) as subject:
         yield subject
 
 

@@ -111,7 +111,7 @@ async def running_process(
         token=keys.service_token,
         credentials=credentials,
     )
-    async with mesh, RpcServer(mesh, keys.verifier(), credentials=credentials) as server:
+    async with mesh, RpcServer(mesh, keys.verifier(), credentials=credentials, registry=registry) as server:
         await mesh.serve(server.address)
         yield Process(mesh, server, servicer)
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 HITHER = Path(sys.executable).parent / "hither"
 _READY = " ready at "
-_START_S = 60.0
+_START_S = 180.0
 _STOP_S = 60.0
 
 LIGHT = {

@@ -157,3 +157,33 @@ async def test_a_sampled_event_whose_edge_is_away_is_a_span_that_failed(mesh: Lo
 
     [span] = recorded.spans
     assert span.status.status_code is StatusCode.ERROR
+
+
+async def test_who_may_be_connected_and_may_not_have_been_told_is_named_with_the_newest_event(mesh: LoneMesh) -> None:
+    unsure: list[UserEvent] = []
+    delivery = Delivery(mesh.as_mesh(), unsure.append)
+    mesh.connect("ann", 1, "edge-a")
+    mesh.connect("ben", 1, "edge-b")
+    mesh.dead_edges = {"edge-a"}
+
+    await delivery.to_users([message("ann", b"one", 1), message("ann", b"two", 2), message("ben", b"hi", 1)])
+
+    assert unsure == [message("ann", b"two", 2)]
+
+
+async def test_nothing_is_sure_while_connections_cannot_be_looked_up(mesh: LoneMesh) -> None:
+    unsure: list[UserEvent] = []
+    delivery = Delivery(mesh.as_mesh(), unsure.append)
+    mesh.failing = {"LookupConnections"}
+
+    await delivery.to_users([message("ann", b"hi", 1), UserEvent("ann", "typing", b"", conflation_key="t")])
+
+    assert unsure == [message("ann", b"hi", 1)]
+
+
+async def test_who_has_no_connection_at_all_is_no_doubt(mesh: LoneMesh) -> None:
+    unsure: list[UserEvent] = []
+
+    await Delivery(mesh.as_mesh(), unsure.append).to_users([message("ann", b"hi", 1)])
+
+    assert unsure == []

@@ -101,10 +101,6 @@ class EtcdClient:
             await self._authenticate(endpoint)
         return (_REQUIRE_LEADER, ("token", self._token)) if self._token else (_REQUIRE_LEADER,)
 
-    def forget_token(self) -> None:
-        """The next call authenticates anew."""
-        self._token = ""
-
     async def close(self) -> None:
         """Hangs up; calls under way end with Unavailable. May be called twice."""
         self._closed = True
@@ -137,12 +133,15 @@ class EtcdClient:
             code, details = error.code().name, error.details() or ""
             if _UNKNOWN_LEASE in details:
                 raise LeaseNotFound from None
-            if is_bad_token(details):
-                self.forget_token()
+            if _is_bad_token(details):
+                self._token = ""
             else:
-                log.info("an etcd endpoint failed", endpoint=endpoint.target, code=code, details=details)
+                log.debug("an etcd endpoint failed", endpoint=endpoint.target, code=code, details=details)
                 self.endpoints.failed(endpoint)
             raise _Failed(code, details) from None
+        except _Failed:
+            self.endpoints.failed(endpoint)
+            raise
         except TimeoutError:
             self.endpoints.failed(endpoint)
             raise _Failed("DEADLINE_EXCEEDED", "no time was left") from None
@@ -186,6 +185,6 @@ async def hang_up(call: grpc.aio.StreamStreamCall[Any, Any]) -> None:
     await call.code()
 
 
-def is_bad_token(details: str) -> bool:
-    """Whether etcd wants another token: tokens end with the member that gave them, or after some minutes."""
+def _is_bad_token(details: str) -> bool:
+    # Tokens end with the member that gave them, or after some minutes.
     return any(text in details for text in _BAD_TOKEN)

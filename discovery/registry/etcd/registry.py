@@ -3,7 +3,8 @@
     /hither/v1/<cluster>/<service>/<instance_id>   a serialised hither.mesh.v1.Instance, on its process's lease
     /hither/v1/<cluster>/numbers/<number>          an instance number that is held, on the lease that holds it
 
-A service's full name has a dot, so none is called "numbers". While etcd is away, calls that ask or change something raise
+A service's full name has a dot, so none is called "numbers". A user of an etcd with authentication may read and write what
+begins with /hither/v1/<cluster>/, and needs no more. While etcd is away, calls that ask or change something raise
 Unavailable (ENGINE_DOWN), and a watch merely has no news: it never raises, but tries again by itself, with jittered pauses of
 at most 3 s, and goes on from what it knew. Revisions are etcd's, so they are alike in all processes; in a process that saw
 etcd lose data (wiped, or restored from a backup) they go on upwards from where they were.

@@ -17,7 +17,7 @@ import structlog
 from etcd.api.etcdserverpb import rpc_pb2
 
 from discovery.errors import HitherError, Unavailable
-from discovery.registry.etcd.client import EtcdClient, hang_up, is_bad_token
+from discovery.registry.etcd.client import EtcdClient, hang_up
 from discovery.registry.etcd.contents import Contents, Mark
 from discovery.registry.metrics import RegistryMetrics
 
@@ -44,8 +44,6 @@ class PrefixWatch:
         contents: Contents,
         on_change: Callable[[], None],
         metrics: RegistryMetrics,
-        *,
-        silence_s: float = SILENCE_S,
     ) -> None:
         self._client = client
         self._prefix = prefix
@@ -53,7 +51,6 @@ class PrefixWatch:
         self._contents = contents
         self._on_change = on_change
         self._metrics = metrics
-        self._silence_s = silence_s
         self._stale = True
         """The changes since the last revision cannot be had: only a read of everything helps."""
 
@@ -106,8 +103,8 @@ class PrefixWatch:
             raise _Ended(f"{endpoint.target}: {_why(error)}") from None
 
     async def _store_is_the_same(self) -> bool:
-        """Whether etcd still has what was seen of it: revisions alone would not tell on resuming, since a watch of one to
-        come is silent.
+        """Whether etcd still has what was seen of it. Resuming would not tell: a watch from a revision that is to come is
+        silent. (It also renews a token that a stream would be refused for.)
         """
         asked = self._contents.mark
         answer = await self._client.range(self._prefix, self._end, count_only=True)
@@ -120,7 +117,7 @@ class PrefixWatch:
 
     async def _send(self, call: WatchCall, request: rpc_pb2.WatchRequest) -> None:
         try:
-            async with asyncio.timeout(self._silence_s):
+            async with asyncio.timeout(SILENCE_S):
                 await call.write(request)
         except TimeoutError:
             raise _Ended(_SILENT) from None
@@ -134,7 +131,7 @@ class PrefixWatch:
         try:
             while True:
                 reading = reading or asyncio.ensure_future(call.read())
-                done, _ = await asyncio.wait({reading}, timeout=self._silence_s)
+                done, _ = await asyncio.wait({reading}, timeout=SILENCE_S)
                 if done:
                     answer, reading, asked = reading.result(), None, False
                     self._take(answer, mark)
@@ -155,8 +152,6 @@ class PrefixWatch:
         self._heard()
         if answer.canceled:
             self._stale = self._stale or answer.compact_revision > 0
-            if is_bad_token(answer.cancel_reason):
-                self._client.forget_token()
             raise _Ended(answer.cancel_reason or "compacted")
         if not answer.events:
             return

@@ -6,7 +6,7 @@ no table, and lets none of the driver's errors out.
 
 import asyncio
 import socket
-from collections import deque
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +23,6 @@ from cassandra import (
 from cassandra.cluster import (
     EXEC_PROFILE_DEFAULT,
     Cluster,
-    DefaultConnection,
     ExecutionProfile,
     NoHostAvailable,
     Session,
@@ -36,6 +35,7 @@ from cassandra.protocol import RequestExecutionException as ServerRequestExecuti
 from cassandra.query import BatchStatement, BatchType, BoundStatement, PreparedStatement, tuple_factory
 
 from discovery.errors import Internal, Unavailable
+from services.storage.cassandra.connection import LoopConnection
 
 _log = structlog.get_logger(__name__)
 Result = TypeVar("Result")
@@ -50,7 +50,6 @@ _RECONNECT_MIN_S = 0.2
 _RECONNECT_MAX_S = 2.0
 _MOST_REQUESTS = 256
 """Statements that are underway; more wait for their turn, in order."""
-_BUFFER_BYTES = 64 * 1024
 
 _AWAY = (
     NoHostAvailable,
@@ -68,12 +67,6 @@ _AWAY = (
 # Several partitions share a request as long as the server does not warn of it: it does so above 10 partitions or 5 KiB.
 _MOST_PARTITIONS = 10
 _MOST_SHARED_BYTES = 4000
-
-
-class _Connection(DefaultConnection):  # type: ignore[misc] # the driver is untyped
-    # The driver cuts what it sends and reads into pieces of this size, 4 KiB by default, one system call each.
-    out_buffer_size = _BUFFER_BYTES
-    in_buffer_size = _BUFFER_BYTES
 
 
 Statement = tuple[PreparedStatement, tuple[object, ...]]
@@ -96,8 +89,7 @@ class Engine:
         self._session = session
         self._loop = asyncio.get_running_loop()
         self._slots = asyncio.Semaphore(_MOST_REQUESTS)
-        self._answers: deque[tuple[asyncio.Future[list[Row]], list[Row], Exception | None]] = deque()
-        self._delivering = False
+        self._thread_id = threading.get_ident()
         self._working = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -111,7 +103,7 @@ class Engine:
             port=port,
             # Version 5 adds checksums that the driver computes in Python.
             protocol_version=4,
-            connection_class=_Connection,
+            connection_class=LoopConnection.on(asyncio.get_running_loop()),
             compression=False,
             # Without it, what takes more than one packet waits 40 ms for the server's delayed acknowledgement.
             sockopts=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
@@ -200,32 +192,29 @@ class Engine:
         try:
             response = self._session.execute_async(statement)
         except Exception as error:  # noqa: BLE001 - handed to who awaits
-            self._answered([], future, error)
+            self._answered(None, future, error)
         else:
             response.add_callbacks(self._answered, self._failed, callback_args=(future, None), errback_args=(future,))
         return future
 
     def _failed(self, error: Exception, future: "asyncio.Future[list[Row]]") -> None:
-        self._answered([], future, error)
+        self._answered(None, future, error)
 
     def _answered(self, rows: list[Row] | None, future: "asyncio.Future[list[Row]]", error: Exception | None) -> None:
-        """Called by the driver's thread. Whatever comes while the loop is busy is delivered in one go."""
-        self._answers.append((future, rows or [], error))
-        if not self._delivering:
-            self._delivering = True
-            self._loop.call_soon_threadsafe(self._deliver)
+        """Called by the driver: in the loop by its connections, elsewhere by its threads."""
+        if threading.get_ident() == self._thread_id:
+            self._settle(rows, future, error)
+        else:
+            self._loop.call_soon_threadsafe(self._settle, rows, future, error)
 
-    def _deliver(self) -> None:
-        self._delivering = False  # before the queue is emptied: what comes later is then delivered again
-        while self._answers:
-            future, rows, error = self._answers.popleft()
-            self._slots.release()
-            if future.done():
-                continue
-            if error is None:
-                future.set_result(rows)
-            else:
-                future.set_exception(_translate(error))
+    def _settle(self, rows: list[Row] | None, future: "asyncio.Future[list[Row]]", error: Exception | None) -> None:
+        self._slots.release()
+        if future.done():
+            return
+        if error is None:
+            future.set_result(rows or [])
+        else:
+            future.set_exception(_translate(error))
 
 
 def _bind(prepared: PreparedStatement, values: tuple[object, ...]) -> BoundStatement:

@@ -23,6 +23,7 @@ from services.storage.cassandra.schema import Keyspace, migrate
 
 PLACES_A_BUCKET = 10_000
 SENT_TTL_S = 30 * 24 * 3600
+_LEAST_SENT_TTL_S = 7 * 24 * 3600
 _MARKS_FOR_EACH = 10
 """recent_marks gives at most this many for each conversation asked for, on average."""
 _KEYSPACE_NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
@@ -63,6 +64,8 @@ class CassandraMessageStore:
         """
         if not _KEYSPACE_NAME.fullmatch(keyspace):
             raise ValueError(f"{keyspace!r} cannot name a keyspace: lower-case letters, digits and underscores")
+        if sent_ttl_s < _LEAST_SENT_TTL_S:
+            raise ValueError("ids that were sent must be kept for at least 7 days")
         engine = await Engine.open(contact_points, port, datacenter)
         try:
             await engine.run_blocking(partial(migrate, keyspace=Keyspace(keyspace, replication)))

@@ -5,12 +5,14 @@ retry without an end, cannot be abandoned, and follow hundreds of partitions at 
 """
 
 import asyncio
+import logging
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from enum import Enum
 from typing import Any, TypeVar
 
+import structlog
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError, NodeNotReadyError, for_code
 from aiokafka.protocol.admin import CreateTopicsRequest
@@ -19,15 +21,21 @@ from aiokafka.structs import TopicPartition
 
 from discovery.errors import InvalidArgument, Unavailable
 
+_log = structlog.get_logger("hither.storage.kafka")
+# It reports every attempt at a broker that is away, many a second; that it is away is said here, once.
+logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+
 FAILURES = (KafkaError, OSError, TimeoutError, KeyError)
 """What a request ends with when its broker is away. KeyError: aiokafka looks a connection up that was closed meanwhile."""
-BACKOFF_S = 0.05
+BACKOFF_S = 0.1
 _MAKE_TOPIC_S = 30.0
 """A small broker needs seconds to make the files of hundreds of partitions."""
 _FIRST_LOOK_S, _LAST_LOOK_S = 0.01, 0.2
 
 MOST_CALL_BYTES = 32 * 1024 * 1024
 _MOST_MESSAGE_BYTES = MOST_CALL_BYTES + 1024 * 1024
+_SEGMENT_BYTES = 64 * 1024 * 1024
+_SEGMENT_MS = 3_600_000
 _TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]{1,200}")
 _LATEST = -1
 _NO_ERROR = 0
@@ -71,6 +79,7 @@ class Cluster:
         self._replication = replication
         self._topics: dict[str, str] = {}
         self._locks: dict[str, asyncio.Lock] = {}
+        self._away: set[int] = set()
         self._deadlines: set[asyncio.Timeout] = set()
         self._client = AIOKafkaClient(
             bootstrap_servers=servers,
@@ -128,7 +137,23 @@ class Cluster:
 
     async def send(self, node: int, request: Any, traffic: Traffic | str) -> Any:
         """One request to one broker. Raises one of FAILURES."""
-        return await self._client.send(node, request, group=traffic)
+        try:
+            response = await self._client.send(node, request, group=traffic)
+        except FAILURES as error:
+            self._tell(node, away=type(error).__name__)
+            raise
+        if self._away:
+            self._tell(node, away=None)
+        return response
+
+    def _tell(self, node: int, away: str | None) -> None:
+        """Logs that a broker went away or came back, once."""
+        if away is not None and node not in self._away:
+            self._away.add(node)
+            _log.warning("kafka.broker_away", broker=node, error=away)
+        elif away is None and node in self._away:
+            self._away.discard(node)
+            _log.info("kafka.broker_back", broker=node)
 
     async def ask_leader(
         self,
@@ -205,7 +230,12 @@ class Cluster:
             "cleanup.policy": "delete",
             "retention.ms": "-1",
             "retention.bytes": "-1",
+            # What was trimmed goes with its whole segment only.
+            "segment.bytes": str(_SEGMENT_BYTES),
+            "segment.ms": str(_SEGMENT_MS),
             "max.message.bytes": str(_MOST_MESSAGE_BYTES),
+            # A record of a process whose clock is wrong would be refused.
+            "message.timestamp.type": "LogAppendTime",
             # An acknowledgement counts on all replicas but one, so that one may be away.
             "min.insync.replicas": str(max(1, self._replication - 1)),
             "unclean.leader.election.enable": "false",

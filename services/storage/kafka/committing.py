@@ -66,7 +66,8 @@ class Committing:
         place = topic, partition
         # Who is replaced before being sent is done when his successor is: the last writer wins.
         earlier = state.waiting.get(place)
-        commit = _Commit(_pack(committed.state), committed.next_offset, [*(earlier.done if earlier else ()), done])
+        still_waiting = [other for other in earlier.done if not other.done()] if earlier else []
+        commit = _Commit(_pack(committed.state), committed.next_offset, [*still_waiting, done])
         state.waiting[place] = commit
         state.news.set()
         try:

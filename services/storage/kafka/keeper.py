@@ -22,12 +22,15 @@ class Keeper:
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
+    def stop(self) -> None:
+        """Cancels all."""
+        for task in self._tasks:
+            task.cancel()
+
     async def close(self) -> None:
         """Cancels all, and returns when they have ended."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        self.stop()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _ended(self, task: "asyncio.Task[NoReturn]") -> None:
         self._tasks.discard(task)

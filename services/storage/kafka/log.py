@@ -156,6 +156,7 @@ class KafkaLog:
     def _died(self, error: BaseException) -> None:
         """One of the tasks has met a bug: better no log than one that hangs."""
         self._broken = True
+        self._keeper.stop()
         self._fail()
 
     def _fail(self) -> None:

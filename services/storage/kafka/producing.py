@@ -24,6 +24,8 @@ _MOST_GATHERED_BYTES = 1024 * 1024
 _MOST_GATHERED_CALLS = 1_000
 _MOST_REQUEST_BYTES = 16 * 1024 * 1024
 _MOST_WAITING_BYTES = 128 * 1024 * 1024
+_CALL_COST_BYTES = 1_000
+"""Memory of a waiting call beside its records."""
 _COMPRESS_FROM_BYTES = 1024
 """Smaller batches cost more to compress than to send."""
 _RECORD_OVERHEAD_BYTES = 40
@@ -111,14 +113,15 @@ class Producing:
 
     async def append(self, topic: str, number: int, values: Sequence[bytes], size: int) -> Sequence[int]:
         """Appends them to Kafka's topic of that name; see Log.append."""
-        if self._waiting_bytes + size > _MOST_WAITING_BYTES:
+        cost = size + _CALL_COST_BYTES + _RECORD_OVERHEAD_BYTES * len(values)
+        if self._waiting_bytes + cost > _MOST_WAITING_BYTES:
             raise Unavailable("Too many appends wait for Kafka.", reason="ENGINE_DOWN")
         partition = self._partitions.get((topic, number))
         if partition is None:
             partition = self._partitions[topic, number] = _Partition(topic, number)
         call = _Call(values, size, asyncio.get_running_loop().create_future())
         partition.queue.append(call)
-        self._waiting_bytes += size
+        self._waiting_bytes += cost
         self._schedule(partition)
         try:
             async with asyncio.timeout(self._cluster.deadline_s):
@@ -126,7 +129,7 @@ class Producing:
         except TimeoutError as error:
             raise _unavailable(sent=call.sent) from error
         finally:
-            self._waiting_bytes -= size
+            self._waiting_bytes -= cost
 
     def fail(self) -> None:
         """Ends all appends: nobody sends them any more."""
@@ -179,8 +182,10 @@ class Producing:
             return True
         if self._identity is None:
             node = self._cluster.any_broker()
+            if node is None:
+                return False
             try:
-                response = await self._cluster.send(node or 0, InitProducerIdRequest(None, 0), Traffic.ADMIN)
+                response = await self._cluster.send(node, InitProducerIdRequest(None, 0), Traffic.ADMIN)
             except FAILURES:
                 return False
             if response.error_code != _NO_ERROR:

@@ -42,6 +42,7 @@ class Reading:
         self._tails: OrderedDict[tuple[str, int], Tail] = OrderedDict()
         self._followers: dict[tuple[str, int | None], Follower] = {}
         self._growths = 0
+        # A partition is in it once at most: nobody follows it before it is taken out.
         self._astray: asyncio.Queue[Tail] = asyncio.Queue()
         start(self._find_astray(), "find ends")
 
@@ -54,7 +55,10 @@ class Reading:
         if found is not None:
             return found
         records = await self._fetch(tail, max(offset, 0))
-        if records and not tail.awaited:
+        if tail.following and tail.window_from <= offset <= tail.next_offset:
+            # The window may have grown meanwhile.
+            tail.extend([record for record in records if record.offset >= tail.next_offset], tail.end_offset)
+        elif records and not tail.awaited:
             # A reader on its way to the end: what it will ask for next is kept, instead of an end that nobody awaits.
             tail.following = False
             tail.replace(records)
@@ -129,6 +133,7 @@ class Reading:
             except (Unavailable, Refused):
                 self._lost(tail)
                 continue
+            tail.cut(end)
             tail.move_to(first if tail.next_offset < first else end)
             self._follow(tail)
 
@@ -151,6 +156,7 @@ class Reading:
                     raise
             first, end = await self.learn_ends(tail)
             if offset >= end or first >= end:
+                tail.cut(end)
                 return []
             offset = max(offset, first)
         raise Unavailable("The partition is trimmed faster than it is read.", reason="ENGINE_DOWN")

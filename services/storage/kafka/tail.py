@@ -146,6 +146,12 @@ class Tail:
             if self.has_from(offset) and not future.done():
                 future.set_result(None)
 
+    def cut(self, end_offset: int) -> None:
+        """The broker has nothing at or after this: should more have been known here, it was lost with its replicas."""
+        if self.end_offset > end_offset:
+            self.end_offset = end_offset
+            self.move_to(end_offset)
+
     async def wait(self, offset: int) -> None:
         """Returns when a durable record at or after the offset is known. Raises what `fail` is called with."""
         while not self.has_from(offset):

@@ -123,13 +123,13 @@ class EtcdCluster:
             time.sleep(_POLL_S)
         raise ServerFailed("no member of etcd was elected")
 
-    def ask(self, path: str, body: Json, *, node: int = 0) -> Json:
+    def ask(self, path: str, body: Json, *, node: int = 0, token: str = "") -> Json:
         """What a member answers to a JSON request ("kv/compaction", ...), for what clients of the mesh never do. Raises
         OSError if it does not.
         """
-        request = urllib.request.Request(
-            f"{self._scheme}://{self.endpoints[node]}/v3/{path}", json.dumps(body).encode(), method="POST"
-        )
+        url = f"{self._scheme}://{self.endpoints[node]}/v3/{path}"
+        headers = {"Authorization": token} if token else {}
+        request = urllib.request.Request(url, json.dumps(body).encode(), headers, method="POST")
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
             found: Json = json.load(answer)
             return found

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import tempfile
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from aiokafka.admin import AIOKafkaAdminClient
@@ -78,7 +79,9 @@ class KafkaServer(ServerProcess):
         super().__init__([*command, "-cp", f"{jars}/*", "kafka.Kafka", str(settings)], folder, self._answers)
 
     def _answers(self) -> bool:
-        return asyncio.run(_describe_cluster(self.address))
+        # A thread of its own, since who starts a server may be in a loop.
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            return thread.submit(lambda: asyncio.run(_describe_cluster(self.address))).result()
 
 
 async def _describe_cluster(address: str) -> bool:

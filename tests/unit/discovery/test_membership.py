@@ -295,6 +295,25 @@ async def test_leaving_takes_everything_back(member: Membership, registry: Faili
     assert member.fenced
 
 
+async def test_leaving_takes_back_what_was_about_to_be_registered(
+    member: Membership, registry: Failing, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = registry.put
+
+    async def put_and_be_cancelled(instance: Instance, lease: int) -> bool:
+        await put(instance, lease)
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(registry, "put", put_and_be_cancelled)
+    clock.advance(LEASE_S + 1)
+    with pytest.raises(asyncio.CancelledError):
+        await member.renew()
+
+    await member.leave()
+
+    assert (await registry.snapshot()).instances == ()
+
+
 async def test_leaving_a_registry_that_is_away_is_no_error(member: Membership, registry: Failing) -> None:
     registry.away = set(EVERYTHING)
 

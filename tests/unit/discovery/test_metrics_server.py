@@ -1,11 +1,14 @@
 """The port of a process that has no public one."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
+from discovery.rpc import metrics_server
 from discovery.rpc.metrics_server import MOST_CONNECTIONS, MetricsServer
 
 
@@ -58,15 +61,31 @@ async def test_it_has_nothing_else_and_changes_nothing(operated: Operated) -> No
         assert (await http.post("/metrics")).status_code == 405
 
 
-async def test_connections_beyond_the_limit_are_told_so(operated: Operated) -> None:
-    limits = httpx.Limits(max_connections=MOST_CONNECTIONS * 2)
-    async with httpx.AsyncClient(base_url=f"http://{operated.server.address}", limits=limits) as http:
-        streams = [await http.send(http.build_request("GET", "/healthz"), stream=True) for _ in range(MOST_CONNECTIONS)]
-        refused = await http.get("/healthz")
-        for stream in streams:
-            await stream.aclose()
+async def test_a_connection_too_many_is_hung_up_on_and_the_others_go_on(operated: Operated) -> None:
+    host, _, port = operated.server.address.partition(":")
+    open_ones = [await asyncio.open_connection(host, int(port)) for _ in range(MOST_CONNECTIONS)]
 
-    assert refused.status_code == 503
+    with pytest.raises(httpx.TransportError):
+        await operated.get("/healthz")
+    reader, writer = open_ones[0]
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: here\r\n\r\n")
+
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    for _, opened in open_ones:
+        opened.close()
+
+
+async def test_a_request_that_does_not_come_to_its_end_is_hung_up_on(
+    operated: Operated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics_server, "REQUEST_TIMEOUT_S", 0.05)
+    host, _, port = operated.server.address.partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"GET /healthz HTTP/1.1\r\n")
+
+    with suppress(ConnectionResetError):
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+    writer.close()
 
 
 async def test_leaving_hangs_up() -> None:

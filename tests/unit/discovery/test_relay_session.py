@@ -93,6 +93,16 @@ async def test_a_request_is_answered_under_its_number(requester: Requester, serv
     assert (servicer.seen[0][1].caller.role, servicer.seen[0][1].caller.user_id) == (Role.USER, "alice")
 
 
+async def test_a_request_goes_on_in_the_trace_that_it_names(requester: Requester, servicer: Scripted) -> None:
+    envelope = ask(1)
+    envelope.request.traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+    await requester.send(envelope)
+    await requester.next()
+
+    assert servicer.seen[0][1][3:] == ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", True)
+
+
 async def test_requests_begin_in_the_order_in_which_they_come(requester: Requester, servicer: Scripted) -> None:
     await requester.send(ask(3), ask(1))
     await requester.send(ask(2))

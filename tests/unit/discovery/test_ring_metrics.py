@@ -22,7 +22,7 @@ class Seen:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self.metrics = RingMetrics("one", lambda: 2.5)
+        self.metrics = RingMetrics("one")
         self._registry.register(self.metrics)
 
     def __getitem__(self, name: str) -> float | None:
@@ -55,7 +55,6 @@ def test_without_a_lease_a_process_owns_nothing_whatever_the_ring_says() -> None
     seen.metrics.see(view(1, instance("one")), fenced=True)
 
     assert (seen["ring_partitions"], seen["ring_partitions_lost_total"]) == (0, PARTITIONS)
-    assert seen.plain("registry_lease_held") == 0
 
 
 def test_instances_are_counted_by_state() -> None:
@@ -67,17 +66,9 @@ def test_instances_are_counted_by_state() -> None:
     assert seen.plain("ring_instances", service=MESSAGING, state="DRAINING") == 1
 
 
-def test_the_registrys_silence_is_told() -> None:
-    assert Seen().plain("registry_contact_age_seconds") == 2.5
-
-
 async def test_a_mesh_feeds_its_metrics() -> None:
     registry, keys, shown = EmbeddedRegistry(), Keys(), CollectorRegistry()
     async with running_process(registry, keys, "one") as one:
         with one.mesh.ring_metrics.shown_in(shown):
             assert shown.get_sample_value("hither_ring_partitions", {"service": MESSAGING}) == PARTITIONS
-            assert shown.get_sample_value("hither_registry_lease_held") == 1
-            age_s = shown.get_sample_value("hither_registry_contact_age_seconds")
-            assert age_s is not None
-            assert 0 <= age_s < 60
     assert not list(shown.collect())

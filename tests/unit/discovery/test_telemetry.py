@@ -112,7 +112,15 @@ async def test_a_line_names_the_place_of_the_call_that_it_is_logged_in(capsys: p
     ]
 
 
-@pytest.mark.parametrize("settings", [{"trace_ratio": 1.5}, {"trace_ratio": -0.1}, {"otlp_endpoint": "collector:4317"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"trace_ratio": 1.5},
+        {"trace_ratio": -0.1},
+        {"otlp_endpoint": "collector:4317"},
+        {"otlp_endpoint": "https://me:secret@collector:4317"},
+    ],
+)
 def test_settings_that_cannot_be_meant_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         TelemetrySettings(**settings)  # type: ignore[arg-type] # one of each kind

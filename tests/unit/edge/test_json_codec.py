@@ -17,6 +17,7 @@ from discovery.contract import contract_files, methods
 from discovery.errors import InvalidArgument
 from edge.codec.json import decode_message, encode_message, parse_json, to_json
 from hither.edge.v1 import event_pb2, frames_pb2
+from hither.edge.v1.frames_pb2 import Ping
 from hither.location.v1 import location_service_pb2
 from hither.messaging.v1 import messaging_pb2, messaging_service_pb2, records_pb2
 from hither.presence.v1 import presence_pb2, presence_service_pb2
@@ -101,6 +102,13 @@ def fill(draw: st.DrawFn, message: Message, field: FieldDescriptor) -> None:
         getattr(message, field.name).CopyFrom(draw(single(field)))
     else:
         setattr(message, field.name, draw(single(field)))
+
+
+def test_a_negative_zero_keeps_its_sign() -> None:
+    ping = Ping(timestamp=Value(number_value=-0.0))
+    obj = parse_json(to_json(encode_message(ping)))
+    assert isinstance(obj, dict)
+    assert decode_message(Ping, obj) == ping
 
 
 @pytest.mark.parametrize("descriptor", all_messages(), ids=lambda descriptor: descriptor.full_name)

@@ -303,6 +303,18 @@ async def test_devices_that_cannot_be_told_hold_nothing_back(town: Town, disk: D
     assert await town.inbox("ben") == [(1, "hi")]
 
 
+async def test_a_device_that_could_not_be_told_is_told_when_its_edge_is_back(town: Town) -> None:
+    town.mesh.connect("ben", 7)
+    town.mesh.dead_edges = {"edge"}
+    await town.send("one", "c1")
+    await town.send("two", "c2")
+    await town.mesh.until(lambda: town.mesh.calls.count("LookupConnections") >= 2)
+
+    town.mesh.dead_edges = set()
+
+    await town.mesh.until(lambda: town.was_told(2))
+
+
 async def test_acknowledging_and_reading_reach_the_sender(town: Town, disk: Disk) -> None:
     town.mesh.connect("ann", 7)
     await town.send("hi", "c1")

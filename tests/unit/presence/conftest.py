@@ -65,7 +65,7 @@ class CountingBus(MemoryBus):
         self.published: list[tuple[str, bytes]] = []
 
     def subscriptions(self, topic: str) -> int:
-        return len(self._topics.get(topic, ()))
+        return self._topics.count(topic)
 
     def topics(self) -> set[str]:
         return set(self._topics)

@@ -36,7 +36,7 @@ def url(postgresql_server: PostgresqlServer) -> str:
 
 @pytest.fixture
 async def devices(url: str) -> AsyncIterator[SqlDeviceStore]:
-    store = await SqlDeviceStore.open(url, SqlSettings(transaction_timeout_s=2.0))
+    store = await SqlDeviceStore.open(url, SqlSettings(transaction_timeout_s=20.0))
     yield store
     await store.close()
 
@@ -188,8 +188,9 @@ async def test_connections_that_broke_while_nobody_used_them_fail_no_call(
 
 
 async def test_a_write_that_the_database_does_not_answer_ends_with_its_outcome_unknown(
-    server: PostgresqlServer, devices: SqlDeviceStore
+    server: PostgresqlServer, url: str
 ) -> None:
+    devices = await SqlDeviceStore.open(url, SqlSettings(transaction_timeout_s=2.0))
     await devices.touch("ann", "phone", 1, 1)
     await asyncio.to_thread(server.pause)
 
@@ -198,6 +199,7 @@ async def test_a_write_that_the_database_does_not_answer_ends_with_its_outcome_u
 
     assert reason == "OUTCOME_UNKNOWN"
     assert await outcome(devices.advance([CursorMove("ann", "phone", 2)])) == "done"
+    await devices.close()
 
 
 async def test_the_directory_works_again_when_the_database_comes_back(server: PostgresqlServer, url: str) -> None:

@@ -62,12 +62,13 @@ async def test_a_reader_that_knows_an_older_bucket_finds_the_newest(open_store: 
     assert (await reader.conversation_heads(["c"]))["c"].place == 21
 
 
-async def test_nothing_of_a_call_is_visible_before_its_nearest_bucket_is_written(
-    store: CassandraMessageStore, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("bucket", [0, 1, 2])
+async def test_nothing_of_a_call_is_visible_if_one_of_its_buckets_is_not_written(
+    store: CassandraMessageStore, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch, bucket: int
 ) -> None:
     await store.put_messages(messages(1, 3))
     await store.put_inbox([event(pos) for pos in range(1, 4)])
-    monkeypatch.setattr(Engine, "write", fails_for(lambda write: write.statements[0][1][0] == 0, Engine.write))
+    monkeypatch.setattr(Engine, "write", fails_for(lambda write: bucket_of(write) == bucket, Engine.write))
 
     with pytest.raises(Unavailable):
         await store.put_messages(messages(4, 10))
@@ -87,7 +88,7 @@ async def test_nothing_of_a_call_is_visible_before_its_nearest_bucket_is_written
 async def test_an_id_whose_message_was_never_written_is_not_found(
     store: CassandraMessageStore, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Engine, "write", fails_for(lambda write: len(write.statements[0][1]) > 3, Engine.write))
+    monkeypatch.setattr(Engine, "write", fails_for(lambda write: bucket_of(write) is not None, Engine.write))
     with pytest.raises(Unavailable):
         await store.put_messages(messages(1, 2))
     monkeypatch.undo()
@@ -99,10 +100,22 @@ async def test_an_id_whose_message_was_never_written_is_not_found(
     assert await store.find_sent([("c", "ann", "id-2")]) == {("c", "ann", "id-2"): message(2)}
 
 
+async def test_an_id_that_leads_to_a_message_of_another_id_finds_nothing(
+    store: CassandraMessageStore, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Engine, "write", fails_for(lambda write: bucket_of(write) is not None, Engine.write))
+    with pytest.raises(Unavailable):
+        await store.put_messages([message(1)])
+    monkeypatch.undo()
+    await store.put_messages([MessageRow("c", 1, "ann", "other", 101, b"hi")])
+
+    assert await store.find_sent([("c", "ann", "id-1")]) == {}
+
+
 async def test_an_id_that_cannot_be_written_keeps_its_message_from_being_visible(
     store: CassandraMessageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Engine, "write", fails_for(lambda write: len(write.statements[0][1]) == 3, Engine.write))
+    monkeypatch.setattr(Engine, "write", fails_for(lambda write: bucket_of(write) is None, Engine.write))
 
     with pytest.raises(Unavailable):
         await store.put_messages(messages(1, 2))
@@ -116,6 +129,12 @@ async def test_recent_conversations_are_gathered_from_older_buckets(store: Cassa
 
     assert [mark.conversation_id for mark in await store.recent_marks("bob", 3)] == ["a", "d", "c"]
     assert [mark.conversation_id for mark in await store.recent_marks("bob", 9)] == ["a", "d", "c", "b"]
+
+
+def bucket_of(write: PartitionWrite) -> int | None:
+    """The bucket that rows are written to; None for ids."""
+    values = write.statements[0][1]
+    return values[0] if isinstance(values[0], int) else None
 
 
 def fails_for(

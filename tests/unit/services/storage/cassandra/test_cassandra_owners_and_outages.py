@@ -47,6 +47,17 @@ async def test_an_owner_that_wakes_up_with_other_rows_than_its_successors_is_ref
     assert await first.conversation_heads(["c"]) == {"c": Head(2, 102)}
 
 
+async def test_other_inbox_rows_than_a_successors_are_refused_though_heads_were_read(open_store: OpenStore) -> None:
+    first, successor = await open_store(), await open_store()
+    await successor.put_inbox([InboxRow("bob", pos, 7, "c", pos, "ann", b"") for pos in (1, 2)])
+    await first.inbox_heads(["bob"])
+
+    with pytest.raises(RowConflict):
+        await first.put_inbox([InboxRow("bob", pos, 7, "d", pos, "ann", b"") for pos in (2, 3)])
+
+    assert await first.inbox_heads(["bob"]) == {"bob": Head(2, 7)}
+
+
 async def test_stores_that_are_opened_at_once_make_one_schema(cassandra_server: CassandraServer) -> None:
     stores = await asyncio.gather(
         *(CassandraMessageStore.open(["127.0.0.1"], cassandra_server.port, "raced") for _ in range(3))
@@ -71,6 +82,11 @@ async def test_a_cluster_that_is_not_there_is_unavailable() -> None:
 async def test_a_name_that_is_no_keyspace_is_refused() -> None:
     with pytest.raises(ValueError, match="cannot name a keyspace"):
         await CassandraMessageStore.open(["127.0.0.1"], 1, "a; DROP KEYSPACE b")
+
+
+async def test_ids_must_be_kept_for_a_week() -> None:
+    with pytest.raises(ValueError, match="at least 7 days"):
+        await CassandraMessageStore.open(["127.0.0.1"], 1, "hither", sent_ttl_s=6 * 24 * 3600)
 
 
 async def test_what_was_acked_is_there_after_a_kill_and_the_store_works_on(
