@@ -99,6 +99,8 @@ class Calls:
             except (Unavailable, NotOwner, ResourceExhausted) as error:
                 failed: HitherError = error
             attempt += 1
+            if self._requesters.closed and not isinstance(failed, NotOwner):
+                raise failed  # this process leaves the mesh, and has nobody to ask
             if isinstance(failed, NotOwner):
                 revision = int(failed.metadata["revision"])
                 failed = Unavailable(failed.message, reason="NO_OWNER", retry_after_s=_NO_OWNER_RETRY_AFTER_S)

@@ -294,6 +294,8 @@ class Requesters:
         self._metrics = metrics
         self._pace = pace
         self._group: asyncio.TaskGroup | None = None
+        self.closed = False
+        """This process leaves the mesh."""
         self._ends: dict[str, tuple[RequestingEnd, Link, asyncio.Task[None]]] = {}
         self._deadlines = Deadlines()
 
@@ -352,7 +354,7 @@ class Requesters:
 
     async def close(self) -> None:
         """Says farewell to the peers, within half a second, and ends all streams."""
-        self._group = None
+        self._group, self.closed = None, True
         said = []
         for end, link, _ in self._ends.values():
             if link.open:

@@ -206,7 +206,9 @@ async def test_when_the_requester_ends_what_is_open_is_still_answered(requester:
     assert [envelope.correlation_id for envelope in (await requester.next()).envelopes] == [1]
 
 
-async def test_a_drained_stream_answers_what_is_open_refuses_what_comes_and_ends(requester: Requester, servicer: Scripted) -> None:
+async def test_a_drained_stream_answers_what_is_open_refuses_what_comes_and_ends(
+    requester: Requester, servicer: Scripted
+) -> None:
     proceed, begun = asyncio.Event(), asyncio.Event()
 
     async def wait(_request: Message) -> Message:
