@@ -17,7 +17,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from discovery.errors import Cancelled, HitherError, Internal, InvalidArgument, ResourceExhausted, Unavailable
-from discovery.rpc.call import Call
+from discovery.rpc.call import Call, Caller
 from discovery.rpc.dispatcher import Dispatcher
 from discovery.rpc.identity import PROCESS, Peer
 from discovery.rpc.status import to_status
@@ -38,6 +38,7 @@ CREDIT: Final = 1024
 MAX_KEPT_BYTES: Final = 4 * 1024 * 1024
 """Of answers that a session keeps for a requester that does not acknowledge them; beyond, it cannot be resumed any more."""
 
+_CALLERS: Final = 1024
 _MAX_TIMEOUT_MS: Final = 600_000
 _RETRY_AFTER_S: Final = 1.0
 
@@ -70,6 +71,7 @@ class RelaySession:
         self._group = group
         self._credit = credit
         self._granted = credit
+        self._callers: dict[bytes, Caller] = {}
         self._numbers = numbers or StreamNumbers()
         self._open: dict[int, asyncio.Task[None]] = {}
         self._ready: deque[tuple[int, bytes | HitherError]] = deque()
@@ -152,10 +154,13 @@ class RelaySession:
             raise InvalidArgument(f"a batch holds at most {MAX_ENVELOPES} envelopes")
         self._numbers.received(len(batch.envelopes), size_bytes)
         for envelope in batch.envelopes:
-            if envelope.cancel:
+            kind = envelope.WhichOneof("kind")
+            if kind == "request":
+                self._begin(envelope)
+            elif kind == "cancel":
                 self._cancel(envelope.correlation_id)
             else:
-                self._begin(envelope)
+                raise InvalidArgument("only requests and cancellations go this way")
 
     def _begin(self, envelope: relay_pb2.RelayEnvelope) -> None:
         number = envelope.correlation_id
@@ -167,7 +172,7 @@ class RelaySession:
         if self._draining:
             self._answer(number, Unavailable("the server is draining", reason="DRAINING", retry_after_s=_RETRY_AFTER_S))
             return
-        self._open[number] = self._group.create_task(self._serve(envelope))
+        self._open[number] = self._group.create_task(self._serve(number, envelope))
 
     def _cancel(self, number: int) -> None:
         task = self._open.pop(number, None)
@@ -175,16 +180,33 @@ class RelaySession:
             task.cancel()
             self._answer(number, Cancelled("the caller went away"))
 
-    async def _serve(self, envelope: relay_pb2.RelayEnvelope) -> None:
+    async def _serve(self, number: int, envelope: relay_pb2.RelayEnvelope) -> None:
         outcome: bytes | HitherError
         try:
-            outcome = await self._outcome(envelope)
+            request = envelope.request
+            call = self._call(request)
+            outcome = await self._dispatcher.dispatch_bytes(call.method, request.payload, call)
+            if len(outcome) > MAX_PAYLOAD_BYTES:
+                log.error("an answer is too large to be sent", method=call.method, size_bytes=len(outcome))
+                outcome = Internal("the answer is too large to be sent")
         except HitherError as error:
             outcome = error
         except asyncio.CancelledError:
-            self._finish(envelope.correlation_id, Cancelled("the call was cancelled"))
+            self._finish(number, Cancelled("the call was cancelled"))
             raise
-        self._finish(envelope.correlation_id, outcome)
+        self._finish(number, outcome)
+
+    def _call(self, request: relay_pb2.RelayRequest) -> Call:
+        # Most calls come from a few callers, and making one from its message takes longer than finding it.
+        named = request.caller.SerializeToString()
+        caller = self._callers.get(named)
+        if caller is None:
+            caller = self.peer.speak_for(request.caller)
+            if len(self._callers) >= _CALLERS:
+                self._callers.clear()
+            self._callers[named] = caller
+        timeout_s = min(request.timeout_ms, _MAX_TIMEOUT_MS) / 1000
+        return Call(request.method, caller, time.monotonic() + timeout_s, *received_trace(request.traceparent))
 
     def _finish(self, number: int, outcome: bytes | HitherError) -> None:
         if self._open.pop(number, None) is not None:
