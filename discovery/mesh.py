@@ -1,15 +1,13 @@
 """One process's view of the mesh: who owns what, and how to call them.
 
-A call goes to the owner of its routing key: through the dispatcher if that is this process, over gRPC otherwise, with
-the same contract. What the ring answers is believed until an owner says otherwise.
+A call goes to the owner of its routing key: through the dispatcher if that is this process, over a relay stream otherwise,
+with the same contract. What the ring answers is believed until an owner says otherwise (calls.py).
 """
 
 import asyncio
-import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self, TypeVar, cast
 from uuid import uuid4
@@ -18,20 +16,25 @@ import grpc
 from google.protobuf.message import Message
 from opentelemetry.trace import SpanKind
 
+from discovery.calls import Calls, Refresher, Route
 from discovery.channels import RoutedChannel
+from discovery.choosing import Chooser
 from discovery.clock import Clock, SystemClock
-from discovery.contract import MethodSpec, methods
-from discovery.errors import DeadlineExceeded, HitherError, NotOwner, Unavailable, Unimplemented
-from discovery.fill import fill
+from discovery.contract import methods
+from discovery.errors import DeadlineExceeded, HitherError, Unavailable, Unimplemented
 from discovery.membership import Membership
 from discovery.partitions import partition_of
 from discovery.registry.port import Instance, InstanceState, Registry
 from discovery.ring_metrics import RingMetrics
-from discovery.routing import Router, compile_router
+from discovery.routing import compile_router
 from discovery.rpc.call import Call, Caller, Role, find_call
 from discovery.rpc.deliver import DeliverStreams
 from discovery.rpc.dispatcher import Dispatcher
+from discovery.rpc.link import Pace
+from discovery.rpc.outlier import Outliers
 from discovery.rpc.peers import Peers
+from discovery.rpc.requesting import Requesters
+from discovery.rpc.stream_metrics import StreamMetrics
 from discovery.rpc.tls import Credentials
 from discovery.rpc.tracing import Traced, begin_trace, open_call_span, surrounding_trace
 from discovery.view import View
@@ -49,18 +52,10 @@ DELIVER_TIMEOUT_S: Final = 2.0
 _OF_EVERY_PROCESS: Final = "hither.mesh."
 """Services of this package are served by every process for itself, so there is nothing to route."""
 
-_ATTEMPTS: Final = 6
-_FIRST_BACKOFF_S: Final = 0.02
-_NO_OWNER_RETRY_AFTER_S: Final = 1.0
 _ANNOUNCE_PAUSE_S: Final = 1.0
-_EJECTED_S: Final = 5.0
-"""How long an instance that could not be reached is spared the calls that another can answer."""
-
-
-@dataclass(slots=True)
-class _Route:
-    spec: MethodSpec
-    router: Router | None
+_PARTING_S: Final = 10.0
+_LONGEST_PARTING: Final = 6
+"""Looks at a peer that has left the registry until its stream is closed although calls to it are open."""
 
 
 class Mesh:
@@ -69,7 +64,8 @@ class Mesh:
 
     `partitions` is the cluster's. `service_name` is what this process is called when it calls others in its own name, and
     the start of its instance id. `credentials`, or on loopback a `token` of role SERVICE, prove to other processes who calls;
-    without either it can only call itself.
+    without either it can only call itself. Where no key decides, calls stay in this process's `zone` (of its `region`).
+    `pace` says how patient its streams are.
     """
 
     def __init__(
@@ -84,6 +80,9 @@ class Mesh:
         credentials: Credentials | None = None,
         version: str = "",
         weight: int = 100,
+        region: str = "",
+        zone: str = "",
+        pace: Pace | None = None,
     ) -> None:
         self.partitions = partitions
         self.instance_id = f"{service_name}-{uuid4().hex[:12]}"
@@ -93,17 +92,37 @@ class Mesh:
         self.ring_metrics = RingMetrics(self.instance_id)
         """What this process sees of the mesh; who runs the process shows it in its registry."""
         self._peers = Peers(token, credentials=credentials)
-        self._deliver_streams = DeliverStreams(self._peers)
-        self._routes = {spec.path: _Route(spec, compile_router(spec, partitions)) for spec in methods().values()}
+        self.stream_metrics = StreamMetrics()
+        """What goes between this process and others; who runs the process shows it in its registry."""
+        self._deliver_streams = DeliverStreams(self._peers, self.stream_metrics, pace or Pace())
+        self._requesters = Requesters(self._peers, self.stream_metrics, pace or Pace())
+        self._refresher = Refresher(self._refresh, self.stream_metrics.calls)
+        self._outliers = Outliers()
+        self._calls = Calls(
+            self,
+            dispatcher,
+            self._requesters,
+            self._refresher,
+            outliers=self._outliers,
+            chooser=Chooser(zone, region, self._outliers, self._requesters.outstanding),
+            numbers=self.stream_metrics.calls,
+        )
+        self.stream_metrics.gauges.read(
+            waiting=lambda: self._requesters.waiting,
+            unacknowledged=lambda: self._deliver_streams.unacknowledged,
+            ejected=lambda: len(self._outliers),
+        )
+        self._routes = {spec.path: Route(spec, compile_router(spec, partitions)) for spec in methods().values()}
         self._channel = RoutedChannel(self._call_as_self)
         self._version = version
         self._weight = weight
+        self._region = region
+        self._zone = zone
         self._address = ""
         self._state = InstanceState.SERVING
         self._serving = False
         self._edges: dict[str, DeliverHandler] = {}
         self._owned: dict[str, frozenset[int]] = {}
-        self._ejected: dict[str, float] = {}
         self._news = asyncio.Event()
         self._group = asyncio.TaskGroup()
         self._tasks: list[asyncio.Task[None]] = []
@@ -118,8 +137,10 @@ class Mesh:
         self._tasks = [
             self._group.create_task(self._membership.keep(), name="mesh lease"),
             self._group.create_task(self._membership.follow(), name="mesh watch"),
+            self._group.create_task(self._part_from_who_left(), name="mesh parting"),
         ]
-        self._deliver_streams.own(self._group)
+        for owned in (self._deliver_streams, self._requesters, self._refresher):
+            owned.own(self._group)
         return self
 
     async def __aexit__(
@@ -128,8 +149,10 @@ class Mesh:
         """Leaves the registry and hangs up. Raises what ended the mesh's own work, if something did."""
         for task in self._tasks:
             task.cancel()
+        self._refresher.close()
         self._deliver_streams.close()
         try:
+            await self._requesters.close()
             await self._group.__aexit__(kind, error, trace)
         finally:
             await self._membership.leave()
@@ -213,8 +236,7 @@ class Mesh:
     async def call(self, method: str, request: Message, *, caller: Caller, timeout_s: float) -> Message:
         """A routed call of "/package.Service/Method" in a client's name. Fills the request in place. Raises HitherError.
 
-        NOT_OWNER is answered by reading the registry and trying again, an unavailable owner by trying again if the method
-        is idempotent; both with growing, jittered pauses within the deadline, six times at most.
+        What failed is tried again within the deadline where that can help, as discovery.calls says.
         """
         route = self._routes.get(method)
         if route is None:
@@ -227,24 +249,9 @@ class Mesh:
         span = open_call_span(method, SpanKind.CLIENT, place) if place.sampled else None
         if span is None:
             call = Call(method, caller, deadline_s, place.trace_id, place.span_id, place.sampled)
-            return await self._persist(route, request, call)
+            return await self._calls.make(route, request, call)
         with span:
-            return await self._persist(route, request, Call(method, caller, deadline_s, *span.trace))
-
-    async def _persist(self, route: _Route, request: Message, call: Call) -> Message:
-        attempt = 0
-        while True:
-            attempt += 1
-            try:
-                return await self._attempt(route, request, call)
-            except NotOwner as error:
-                moved = Unavailable(error.message, reason="NO_OWNER", retry_after_s=_NO_OWNER_RETRY_AFTER_S)
-                await self._pause(attempt, call, moved)
-                await self._refresh()
-            except Unavailable as error:
-                if not _worth_repeating(route.spec, error):
-                    raise
-                await self._pause(attempt, call, error)
+            return await self._calls.make(route, request, Call(method, caller, deadline_s, *span.trace))
 
     async def _call_as_self(self, method: str, request: Message, timeout_s: float | None) -> Message:
         outer = find_call()
@@ -253,46 +260,6 @@ class Mesh:
             caller = Caller(Role.SERVICE, outer.caller.user_id, outer.caller.device_id, caller.service)
         timeout_s = DEFAULT_TIMEOUT_S if timeout_s is None else timeout_s
         return await self.call(method, request, caller=caller, timeout_s=timeout_s)
-
-    async def _attempt(self, route: _Route, request: Message, call: Call) -> Message:
-        owner = self._owner(route, request, call.caller)
-        if owner.instance_id == self.instance_id:
-            return await self.dispatcher.dispatch(route.spec.path, request, call)
-        if not owner.address:
-            raise Unavailable("the owner cannot be reached from another process", reason="NO_OWNER")
-        try:
-            return await self._peers.call(owner.address, route.spec, request, call)
-        except Unavailable as error:
-            if error.reason == "OUTCOME_UNKNOWN":
-                self._ejected[owner.instance_id] = time.monotonic() + _EJECTED_S
-            raise
-
-    def _owner(self, route: _Route, request: Message, caller: Caller) -> Instance:
-        partition = None
-        if route.router is not None:
-            partition = route.router(request)
-            if partition is None:
-                fill(request, caller)
-                partition = route.router(request)
-        service = self.view.of(route.spec.service)
-        if partition is not None and service.owners:
-            return service.owners[partition]
-        if not service.serving:
-            raise NotOwner("nobody serves this now", revision=self.revision)
-        local = service.instances.get(self.instance_id)
-        if local is not None and local.state is InstanceState.SERVING:
-            return local
-        now_s = time.monotonic()
-        fit = [peer for peer in service.serving if self._ejected.get(peer.instance_id, 0.0) <= now_s]
-        return random.choice(fit or service.serving)  # noqa: S311 (spreads load, guards nothing)
-
-    async def _pause(self, attempt: int, call: Call, error: HitherError) -> None:
-        """Waits before the next attempt. Raises the error if there is to be none."""
-        pause_s = _FIRST_BACKOFF_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.0)  # noqa: S311
-        if attempt >= _ATTEMPTS or pause_s >= call.remaining_s():
-            raise error
-        self.dispatcher.metrics.retries += 1
-        await asyncio.sleep(pause_s)
 
     async def _refresh(self) -> None:
         # Without the registry the last snapshot goes on routing.
@@ -344,11 +311,28 @@ class Mesh:
                 return
             await asyncio.sleep(_ANNOUNCE_PAUSE_S)
 
+    async def _part_from_who_left(self) -> None:
+        """Ends the streams and channels to peers that the registry has not named for a while, unless calls to them are open."""
+        gone: dict[str, int] = {}
+        while True:
+            await asyncio.sleep(_PARTING_S)
+            known = {one.address for service in self.view.services.values() for one in service.instances.values()}
+            for address, edge_id in self._deliver_streams.edges:
+                if edge_id not in self.view.of(DELIVER_SERVICE).instances:
+                    self._deliver_streams.part(address, edge_id)
+            gone = {address: gone.get(address, 0) + 1 for address in self._peers.addresses - known}
+            for address, looks in gone.items():
+                if looks > _LONGEST_PARTING or (looks > 1 and not self._requesters.outstanding(address)):
+                    self._requesters.part(address)
+                    self._peers.part(address)
+
     async def _put(self, service: str, instance_id: str) -> None:
         instance = Instance(
             service=service,
             instance_id=instance_id,
             address=self._address,
+            region=self._region,
+            zone=self._zone,
             weight=self._weight,
             version=self._version,
             state=self._state,
@@ -359,12 +343,6 @@ class Mesh:
     def _changed(self) -> None:
         self._owned.clear()
         self.ring_metrics.see(self.view, fenced=self._membership.fenced)
-        known = {name for service in self.view.services.values() for name in service.instances}
-        self._ejected = {name: until_s for name, until_s in self._ejected.items() if name in known}
+        self._outliers.keep({name for service in self.view.services.values() for name in service.instances})
         self._news.set()
         self._news = asyncio.Event()
-
-
-def _worth_repeating(spec: MethodSpec, error: Unavailable) -> bool:
-    # An engine that is away stays away for longer than our pauses last; its adapter tries again by itself.
-    return spec.idempotent and error.reason != "ENGINE_DOWN"

@@ -154,7 +154,7 @@ class _Process:
         """What the process sees of the mesh stands in its metrics, and its spans go where they are wanted, while the block
         runs.
         """
-        with mesh.ring_metrics.shown_in(REGISTRY):
+        with mesh.ring_metrics.shown_in(REGISTRY), mesh.stream_metrics.shown_in(REGISTRY):
             if not self._config.telemetry.otlp_endpoint:
                 yield
                 return
@@ -253,6 +253,8 @@ class _Process:
             credentials=self._credentials,
             version=version("hither"),
             weight=self._config.mesh.weight,
+            region=self._config.mesh.region,
+            zone=self._config.mesh.zone,
         )
 
     def _make_server(self, mesh: Mesh, registry: Registry) -> RpcServer:

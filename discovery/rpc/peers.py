@@ -1,18 +1,15 @@
-"""The calling end between processes: channels to peers, and calls over them with deadline, identity and trace."""
+"""The calling end between processes: channels to peers, and what every stream on them says about who calls."""
 
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import grpc
-from google.protobuf.message import Message
 
-from discovery.contract import MethodSpec
 from discovery.rpc.call import Call
 from discovery.rpc.identity import to_metadata
-from discovery.rpc.status import from_grpc
 from discovery.rpc.tls import Credentials, open_channel
 
 MAX_CHANNELS: Final = 1024
@@ -22,6 +19,7 @@ MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 """A message between processes; far above any single message of the contract, since batches gather many."""
 
 _EVICTED_GRACE_S: Final = 10.0
+_PARTED_GRACE_S: Final = 1.0
 _REPLACED_GRACE_S: Final = 600.0
 """The longest deadline that a call gets: none is cut because its process got a new certificate."""
 
@@ -36,14 +34,11 @@ _CHANNEL_OPTIONS: Final = (
     ("grpc.use_local_subchannel_pool", 1),
 )
 
-_Unary = grpc.aio.UnaryUnaryMultiCallable[Message, Message]
 
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Peer:
     channel: grpc.aio.Channel
     generation: int
-    methods: dict[str, _Unary] = field(default_factory=dict)
 
 
 class Peers:
@@ -65,22 +60,10 @@ class Peers:
         self._peers: OrderedDict[str, _Peer] = OrderedDict()
         self._closing: dict[asyncio.Task[None], grpc.aio.Channel] = {}
 
-    async def call(self, address: str, spec: MethodSpec, request: Message, call: Call) -> Message:
-        """The unary call to the peer at host:port. Raises the HitherError that the peer answered with, Unavailable
-        (OUTCOME_UNKNOWN) if it cannot be reached, DeadlineExceeded.
-        """
-        peer = self._peer(address)
-        method = peer.methods.get(spec.path)
-        if method is None:
-            method = peer.methods[spec.path] = peer.channel.unary_unary(
-                spec.path,
-                request_serializer=spec.request_type.SerializeToString,
-                response_deserializer=spec.response_type.FromString,
-            )
-        try:
-            return await method(request, timeout=call.remaining_s(), metadata=self.metadata(call))
-        except grpc.aio.AioRpcError as error:
-            raise from_grpc(error) from None
+    @property
+    def addresses(self) -> frozenset[str]:
+        """The peers that there are channels to."""
+        return frozenset(self._peers)
 
     def channel(self, address: str) -> grpc.aio.Channel:
         """The channel to host:port. It may be another the next time; whoever keeps a stream looks again when it opens one."""
@@ -90,6 +73,12 @@ class Peers:
         """What a call carries beside its request."""
         token = self._token() if self._token else ""
         return to_metadata(call, token, certified=self._credentials is not None)
+
+    def part(self, address: str) -> None:
+        """The peer has left: closes its channel once the streams on it have had time to end."""
+        peer = self._peers.pop(address, None)
+        if peer is not None:
+            self._close_soon(peer, _PARTED_GRACE_S)
 
     async def close(self) -> None:
         """Closes all channels; calls under way are cancelled."""

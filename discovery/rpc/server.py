@@ -6,38 +6,45 @@ who calls until when, and encodes; all decisions are the dispatcher's.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, Self
 
 import grpc
 import structlog
-from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
 from discovery.contract import methods
-from discovery.errors import HitherError, Internal, InvalidArgument, Unavailable
+from discovery.errors import HitherError, Internal, Unavailable
 from discovery.mesh import DELIVER_SERVICE, DeliverHandler, Mesh
 from discovery.registry.port import Registry
 from discovery.rpc.call import Call, Caller, Role
 from discovery.rpc.deliver import EDGE_KEY
 from discovery.rpc.dispatcher import Dispatcher, check_access
 from discovery.rpc.identity import TRACEPARENT, Peer, authenticate, identify
+from discovery.rpc.link import SESSION_KEY
 from discovery.rpc.peers import MAX_MESSAGE_BYTES
 from discovery.rpc.registry_servicer import REGISTRY_SERVICE, WATCH, RegistryServicer
 from discovery.rpc.relay import RelaySession
+from discovery.rpc.sessions import Sessions
 from discovery.rpc.status import to_status
 from discovery.rpc.status_servicer import STATUS_SERVICE, StatusServicer
+from discovery.rpc.taking import TakingSession
 from discovery.rpc.tls import Credentials, TlsError, is_local
 from discovery.rpc.tokens import TokenVerifier
 from discovery.rpc.tracing import new_trace_id, received_trace
 from hither.edge.v1 import deliver_pb2
-from hither.mesh.v1 import relay_pb2
 
 RELAY_SERVICE: Final = "hither.mesh.v1.RelayService"
+RELAY_KEEP_S: Final = 10.0
+"""How long a session of relayed calls is kept without a stream; what runs in it is cancelled then."""
+DELIVER_KEEP_S: Final = 30.0
+"""How long an edge remembers what a sender without a stream has brought."""
+MAX_STREAMLESS_SESSIONS: Final = 256
+"""Of each kind."""
 MAX_TIMEOUT_S: Final = 600.0
 """The longest deadline that a call gets, and the one of a call that came without."""
 
@@ -54,7 +61,6 @@ _OPTIONS: Final = (
 log = structlog.get_logger(__name__)
 
 _Context = grpc.aio.ServicerContext[bytes, bytes]
-_Batch = TypeVar("_Batch", relay_pb2.RelayBatch, deliver_pb2.DeliverBatch)
 
 
 class RpcServer:
@@ -115,6 +121,7 @@ class RpcServer:
             self.port = self._server.add_insecure_port(self._wanted)
         else:
             self.port = self._server.add_secure_port(self._wanted, self._credentials.server())
+        await self._streams.__aenter__()
         await self._server.start()
         for service in ("", *services):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
@@ -124,7 +131,10 @@ class RpcServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Hangs up."""
-        await self._server.stop(grace=0)
+        try:
+            await self._server.stop(grace=0)
+        finally:
+            await self._streams.__aexit__(kind, error, trace)
 
     async def retire(self) -> None:
         """Begins to end: health says NOT_SERVING, and the mesh sends new work elsewhere. What comes is still answered. May be
@@ -213,71 +223,75 @@ class _Handlers(grpc.GenericRpcHandler):
 
 
 class _Streams:
-    """The streams that a process serves beside its unary methods."""
+    """The streams that a process serves beside its unary methods, and the sessions that outlive them."""
 
     def __init__(self, mesh: Mesh, door: _Door) -> None:
         self._mesh = mesh
         self._door = door
-        self._sessions: set[RelaySession] = set()
         self._draining = asyncio.Event()
+        self._group = asyncio.TaskGroup()
+        metrics = mesh.stream_metrics
+        self._relays = Sessions(
+            self._new_relay, keep_s=RELAY_KEEP_S, most=MAX_STREAMLESS_SESSIONS, numbers=metrics.relay_in
+        )
+        self._takings = Sessions(
+            self._new_taking, keep_s=DELIVER_KEEP_S, most=MAX_STREAMLESS_SESSIONS, numbers=metrics.deliver_in
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._group.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Cancels what is still open."""
+        self._relays.close()
+        self._takings.close()
+        # What ended the block is not the tasks' doing: it goes on as it is.
+        await self._group.__aexit__(None, None, None)
 
     def drain(self) -> None:
         """Ends the streams: the relayed calls that run are answered, batches for an edge are taken no more."""
         self._draining.set()
-        for session in self._sessions:
+        for session in self._relays.all:
             session.drain()
 
     async def exchange(self, requests: AsyncIterator[bytes], context: _Context) -> None:
         """RelayService.Exchange."""
-
-        async def write(batch: relay_pb2.RelayBatch) -> None:
-            await context.write(batch.SerializeToString())
-
-        session = None
         try:
             peer = self._door.peer(context)
             check_access(methods()[_RELAY], peer.caller)
-            session = RelaySession(self._mesh.dispatcher, peer=peer)
-            self._sessions.add(session)
-            if self._draining.is_set():
-                session.drain()
-            await session.serve(_decoded(requests, relay_pb2.RelayBatch), write)
+            with self._relays.attached(_text(dict(_metadata(context)).get(SESSION_KEY)), peer) as session:
+                if self._draining.is_set():
+                    session.drain()
+                await session.serve(requests, context.write)
         except HitherError as error:
             await _abort(context, error)
-        finally:
-            if session is not None:
-                self._sessions.discard(session)
 
     async def deliver(self, requests: AsyncIterator[bytes], context: _Context) -> None:
         """DeliverService.Deliver."""
         try:
-            check_access(methods()[_DELIVER], self._door.peer(context).caller)
-            edge_id = _text(dict(context.invocation_metadata() or ()).get(EDGE_KEY))
-            await self._until_drained(self._take(edge_id, requests, context))
+            peer = self._door.peer(context)
+            check_access(methods()[_DELIVER], peer.caller)
+            metadata = dict(_metadata(context))
+            edge_id = _text(metadata.get(EDGE_KEY))
+            with self._takings.attached(_text(metadata.get(SESSION_KEY)), peer) as session:
+                await session.serve(edge_id, requests, context.write, self._draining)
         except HitherError as error:
             await _abort(context, error)
 
-    async def _take(self, edge_id: str, requests: AsyncIterator[bytes], context: _Context) -> None:
-        last = 0
-        async for batch in _decoded(requests, deliver_pb2.DeliverBatch):
-            if batch.seq != last + 1:
-                raise InvalidArgument(f"batch {batch.seq} came after {last}")
-            last = batch.seq
-            gone = self._hand_over(edge_id, batch)
-            await context.write(deliver_pb2.DeliverBatch(ack=last, gone=gone).SerializeToString())
+    def _new_relay(self, session_id: str, peer: Peer) -> RelaySession:
+        return RelaySession(
+            self._mesh.dispatcher,
+            self._group,
+            peer=peer,
+            session_id=session_id,
+            numbers=self._mesh.stream_metrics.relay_in,
+        )
 
-    async def _until_drained(self, work: Coroutine[None, None, None]) -> None:
-        working = asyncio.create_task(work)
-        draining = asyncio.create_task(self._draining.wait())
-        try:
-            await asyncio.wait((working, draining), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            finished = working.done()
-            working.cancel()
-            draining.cancel()
-            await asyncio.wait((working, draining))
-        if finished:
-            working.result()
+    def _new_taking(self, session_id: str, peer: Peer) -> TakingSession:
+        return TakingSession(session_id, peer, self._hand_over, self._mesh.stream_metrics.deliver_in)
 
     def _hand_over(self, edge_id: str, batch: deliver_pb2.DeliverBatch) -> list[int]:
         edges = self._mesh.edges
@@ -290,14 +304,6 @@ class _Streams:
             trace_id = new_trace_id()
             log.exception("an edge failed to take a batch", edge_id=edge_id, trace_id=trace_id)
             raise Internal(f"internal error, trace {trace_id}") from None
-
-
-async def _decoded(requests: AsyncIterator[bytes], kind: type[_Batch]) -> AsyncIterator[_Batch]:
-    async for payload in requests:
-        try:
-            yield kind.FromString(payload)
-        except DecodeError:
-            raise InvalidArgument(f"no {kind.__name__}", reason="MALFORMED_FRAME") from None
 
 
 def _metadata(context: _Context) -> tuple[tuple[str, str | bytes], ...]:

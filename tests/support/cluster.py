@@ -16,6 +16,7 @@ from discovery.mesh import Mesh
 from discovery.registry.port import Registry
 from discovery.rpc.call import Call, Caller, Role, current_call
 from discovery.rpc.dispatcher import Dispatcher
+from discovery.rpc.link import Pace
 from discovery.rpc.server import RpcServer
 from discovery.rpc.telemetry import CallMetrics
 from discovery.rpc.tls import Credentials
@@ -99,7 +100,14 @@ class Process:
 
 @asynccontextmanager
 async def running_process(
-    registry: Registry, keys: Keys, name: str, service: str = MESSAGING, credentials: Credentials | None = None
+    registry: Registry,
+    keys: Keys,
+    name: str,
+    service: str = MESSAGING,
+    credentials: Credentials | None = None,
+    *,
+    zone: str = "",
+    pace: Pace | None = None,
 ) -> AsyncIterator[Process]:
     """A process that serves the service over loopback gRPC, joined and SERVING; with mTLS if it has credentials."""
     servicer = Scripted(service)
@@ -110,6 +118,8 @@ async def running_process(
         service_name=name,
         token=keys.service_token,
         credentials=credentials,
+        zone=zone,
+        pace=pace,
     )
     async with mesh, RpcServer(mesh, keys.verifier(), credentials=credentials, registry=registry) as server:
         await mesh.serve(server.address)

@@ -147,14 +147,14 @@ async def test_values_of_several_partitions_are_refused_before_any_call() -> Non
     assert not servicer.seen
 
 
-async def test_without_an_owner_a_call_is_unavailable_after_some_attempts() -> None:
+async def test_without_an_owner_a_call_is_tried_until_its_deadline() -> None:
     async with (mesh := new_mesh()):
         with pytest.raises(Unavailable) as refused:
-            await mesh.call(SEND, request(), caller=ALICE, timeout_s=5)
+            await mesh.call(SEND, request(), caller=ALICE, timeout_s=0.6)
 
     assert refused.value.reason == "NO_OWNER"
     assert refused.value.retry_after_s
-    assert mesh.dispatcher.metrics.retries == 5
+    assert mesh.dispatcher.metrics.retries > 3
 
 
 async def test_the_attempts_end_with_the_deadline() -> None:
@@ -234,7 +234,7 @@ async def test_not_owner_never_leaves_the_mesh() -> None:
         await mesh.serve()
 
         with pytest.raises(Unavailable) as raised:
-            await mesh.call(SEND, request(), caller=ALICE, timeout_s=5)
+            await mesh.call(SEND, request(), caller=ALICE, timeout_s=0.2)
 
     assert raised.value.reason == "NO_OWNER"
 

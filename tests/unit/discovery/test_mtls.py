@@ -482,6 +482,7 @@ async def test_a_process_that_ends_does_not_wait_for_calls_on_old_channels(pki: 
         pki.write(pki.issue(named("edge")))
         await here.mesh.call(SEND, owned_by(there), caller=ALICE, timeout_s=10)
 
+        await asyncio.wait_for(here.mesh._requesters.close(), 10)
         await asyncio.wait_for(here.mesh._peers.close(), 10)
 
         with pytest.raises((HitherError, asyncio.CancelledError)):

@@ -5,7 +5,7 @@ from itertools import count
 import pytest
 from google.protobuf.message import Message
 
-from discovery.errors import InvalidArgument, ResourceExhausted
+from discovery.errors import HitherError, InvalidArgument, ResourceExhausted
 from discovery.rpc.call import Role
 from discovery.rpc.relay import MAX_ENVELOPES, RelaySession
 from discovery.rpc.status import from_status
@@ -23,13 +23,28 @@ class Requester:
     def __init__(self, servicer: Scripted, credit: int = CREDIT) -> None:
         self.sent: asyncio.Queue[relay_pb2.RelayBatch | None] = asyncio.Queue()
         self.answers: asyncio.Queue[relay_pb2.RelayBatch] = asyncio.Queue()
-        self.session = RelaySession(new_dispatcher(servicer), credit)
-        self.serving = asyncio.ensure_future(self.session.serve(self._requests(), self.answers.put))
+        self.serving = asyncio.ensure_future(self._serve(servicer, credit))
         self._seq = count(1)
 
-    async def _requests(self) -> AsyncIterator[relay_pb2.RelayBatch]:
+    async def _serve(self, servicer: Scripted, credit: int) -> None:
+        failed: HitherError | None = None
+        async with asyncio.TaskGroup() as group:
+            self.session = RelaySession(new_dispatcher(servicer), group, credit=credit)
+            try:
+                await self.session.serve(self._requests(), self._write)
+            except HitherError as error:
+                failed = error
+            finally:
+                self.session.close()
+        if failed is not None:
+            raise failed
+
+    async def _requests(self) -> AsyncIterator[bytes]:
         while (batch := await self.sent.get()) is not None:
-            yield batch
+            yield batch.SerializeToString()
+
+    async def _write(self, message: bytes) -> None:
+        await self.answers.put(relay_pb2.RelayBatch.FromString(message))
 
     async def send(self, *envelopes: relay_pb2.RelayEnvelope) -> None:
         await self.sent.put(relay_pb2.RelayBatch(seq=next(self._seq), envelopes=envelopes))
@@ -128,10 +143,11 @@ async def test_a_failed_request_is_answered_with_its_status(requester: Requester
     assert answers == {1: "INVALID_REQUEST", 2: "UNKNOWN_TYPE", 3: "DEADLINE"}
 
 
-async def test_an_envelope_that_is_no_request_is_answered_too(requester: Requester) -> None:
+async def test_an_envelope_that_is_no_request_ends_the_stream(requester: Requester) -> None:
     await requester.send(relay_pb2.RelayEnvelope(correlation_id=1, response=b""))
 
-    assert reason((await requester.next()).envelopes[0]) == "INVALID_REQUEST"
+    with pytest.raises(InvalidArgument, match="only requests"):
+        await asyncio.wait_for(requester.serving, 5)
 
 
 async def test_an_answer_gives_its_credit_back(requester: Requester) -> None:
@@ -191,7 +207,9 @@ async def test_when_the_requester_ends_what_is_open_is_still_answered(requester:
     assert [envelope.correlation_id for envelope in (await requester.next()).envelopes] == [1]
 
 
-async def test_a_drained_stream_answers_what_is_open_and_ends(requester: Requester, servicer: Scripted) -> None:
+async def test_a_drained_stream_answers_what_is_open_refuses_what_comes_and_ends(
+    requester: Requester, servicer: Scripted
+) -> None:
     proceed, begun = asyncio.Event(), asyncio.Event()
 
     async def wait(_request: Message) -> Message:
@@ -204,10 +222,13 @@ async def test_a_drained_stream_answers_what_is_open_and_ends(requester: Request
     await begun.wait()
     requester.session.drain()
     await requester.send(ask(2))
+    [refused] = (await requester.next()).envelopes
     proceed.set()
     await asyncio.wait_for(requester.serving, 5)
 
+    assert (refused.correlation_id, reason(refused)) == (2, "DRAINING")
     assert [envelope.correlation_id for envelope in (await requester.next()).envelopes] == [1]
+    assert (await requester.next()).ack == 2
     assert len(servicer.seen) == 1
 
 
