@@ -54,6 +54,10 @@ class LeaseLost(RuntimeError):
     """The instance number is another process's now: ids that this process makes could be the other's too."""
 
 
+class OtherPartitions(RuntimeError):
+    """The cluster's processes were told another number of partitions: this one would look for keys in the wrong places."""
+
+
 class Membership:
     """Keeps the leases, the instances that hang on them, and the newest view. `on_change` is called after each new view and
     whenever `fenced` changes, and must not raise.
@@ -89,9 +93,18 @@ class Membership:
         self._hurry = asyncio.Event()
 
     async def join(self) -> None:
-        """Takes the leases and an instance number, and reads the first view. Raises HitherError if the registry refuses."""
+        """Takes the leases and an instance number, and reads the first view. Raises HitherError if the registry refuses, and
+        OtherPartitions.
+        """
         async with self._turn(LEASE_S):
             await self._register()
+        others = (one for service in self.view.services.values() for one in service.instances.values())
+        for other in others:
+            if other.partitions not in (0, self._partitions):
+                await self.leave()
+                raise OtherPartitions(
+                    f"{other.instance_id} runs with {other.partitions} partitions, this process with {self._partitions}"
+                )
 
     async def put(self, instance: Instance) -> None:
         """Registers the instance (or replaces it) for as long as this process lives. Raises HitherError if that could not

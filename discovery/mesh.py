@@ -16,6 +16,7 @@ import grpc
 from google.protobuf.message import Message
 from opentelemetry.trace import SpanKind
 
+from discovery import load
 from discovery.calls import Calls, Refresher, Route
 from discovery.channels import RoutedChannel
 from discovery.choosing import Chooser
@@ -118,6 +119,7 @@ class Mesh:
         self._weight = weight
         self._region = region
         self._zone = zone
+        self._load = load.Load()
         self._address = ""
         self._state = InstanceState.SERVING
         self._serving = False
@@ -138,6 +140,7 @@ class Mesh:
             self._group.create_task(self._membership.keep(), name="mesh lease"),
             self._group.create_task(self._membership.follow(), name="mesh watch"),
             self._group.create_task(self._part_from_who_left(), name="mesh parting"),
+            self._group.create_task(self._tell_load(), name="mesh load"),
         ]
         for owned in (self._deliver_streams, self._requesters, self._refresher):
             owned.own(self._group)
@@ -177,7 +180,7 @@ class Mesh:
         as before, if they need no owner.
         """
         self._state = InstanceState.DRAINING
-        await self._membership.put_all(InstanceState.DRAINING, self.dispatcher.load)
+        await self._membership.put_all(InstanceState.DRAINING, self._load.told)
 
     # --- who owns what ---
 
@@ -336,9 +339,19 @@ class Mesh:
             weight=self._weight,
             version=self._version,
             state=self._state,
-            load=self.dispatcher.load,
+            load=self._load.told,
+            partitions=self.partitions,
         )
         await self._membership.put(instance)
+
+    async def _tell_load(self) -> None:
+        """Registers this process's instances anew when it is noticeably more or less busy."""
+        while True:
+            await asyncio.sleep(load.EVERY_S)
+            told = self._load.look(self.dispatcher.load)
+            if told is not None and self._serving:
+                with suppress(HitherError):  # the next renewal makes up for it
+                    await self._membership.put_all(self._state, told)
 
     def _changed(self) -> None:
         self._owned.clear()

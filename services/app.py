@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +21,7 @@ from prometheus_client import REGISTRY
 
 from discovery.clock import SystemClock
 from discovery.ids import Snowflakes
+from discovery.membership import OtherPartitions
 from discovery.mesh import Mesh
 from discovery.registry.port import Registry
 from discovery.rpc.call import Caller, Role
@@ -133,7 +134,7 @@ class _Process:
         async with (
             open_engines(config, data, self._partitions) as engines,
             open_registry(config.mesh, data.cluster, self._clock, self._token, self._credentials) as registry,
-            self._make_mesh(names, registry) as mesh,
+            self._joined(names, registry) as mesh,
         ):
             snowflakes = Snowflakes(mesh.instance_number, self._clock)
             wiring = Wiring(mesh, engines, data, snowflakes, config, self._clock)
@@ -241,6 +242,17 @@ class _Process:
         except TimeoutError:
             # Nothing is lost by it: the new owners apply again what was not committed here.
             log.warning("handing over took too long", limit_s=self._config.process.drain_s)
+
+    @asynccontextmanager
+    async def _joined(self, names: Sequence[str], registry: Registry) -> AsyncIterator[Mesh]:
+        mesh = self._make_mesh(names, registry)
+        try:
+            await mesh.__aenter__()
+        except OtherPartitions as error:
+            raise ConfigError(f"process: partitions: {error}") from error
+        async with AsyncExitStack() as stack:
+            stack.push_async_exit(mesh)
+            yield mesh
 
     def _make_mesh(self, names: Sequence[str], registry: Registry) -> Mesh:
         return Mesh(

@@ -16,6 +16,7 @@ def to_message(instance: Instance) -> instance_pb2.Instance:
         version=instance.version,
         state=instance.state.value,
         load=instance.load,
+        partitions=instance.partitions,
     )
 
 
@@ -32,4 +33,5 @@ def from_message(message: instance_pb2.Instance) -> Instance:
         version=message.version,
         state=InstanceState.SERVING if serving else InstanceState.DRAINING,
         load=message.load,
+        partitions=message.partitions,
     )

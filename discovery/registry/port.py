@@ -36,6 +36,8 @@ class Instance:
     state: InstanceState = InstanceState.SERVING
     load: float = 0.0
     """Share of its capacity in use, 0 to 1."""
+    partitions: int = 0
+    """Partitions of the cluster, as the instance was told; 0: not said."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from discovery.errors import Unavailable
-from discovery.membership import LEASE_S, NUMBER_LEASE_S, RENEWAL_S, LeaseLost, Membership
+from discovery.membership import LEASE_S, NUMBER_LEASE_S, RENEWAL_S, LeaseLost, Membership, OtherPartitions
 from discovery.registry.embedded import EmbeddedRegistry
 from discovery.registry.metrics import RegistryMetrics
 from discovery.registry.port import Instance, InstanceState, Snapshot
@@ -330,3 +330,19 @@ async def test_a_member_counts_what_happens_to_it(
 
     assert (metrics.failures, metrics.lease_losses, metrics.fenced) == (2, 1, False)
     assert metrics.snapshots >= 2
+
+
+async def test_a_process_that_was_told_another_number_of_partitions_is_not_let_in(
+    registry: Failing, clock: ManualClock
+) -> None:
+    first = Membership(registry, 16, clock, on_change=lambda: None)
+    await first.join()
+    await first.put(replace(ONE, partitions=16))
+    second = Membership(registry, 4, clock, on_change=lambda: None)
+
+    with pytest.raises(OtherPartitions, match="16 partitions, this process with 4"):
+        await second.join()
+
+    third = Membership(registry, 16, clock, on_change=lambda: None)
+    await third.join()
+    assert (first.number, third.number) == (0, 1)
