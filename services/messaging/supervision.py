@@ -96,9 +96,21 @@ async def keep_running(
             raise RuntimeError("the projection ended by itself")  # noqa: TRY301 - handled like any other bug in it
         except Exception as error:  # noqa: BLE001 - whatever it was, the projection must come back and tell why
             status.failed(error)
+        heed_cancellation()
         on_failure()
         failures = 1 if status.commits > commits else failures + 1
         await asyncio.sleep(pause_s(failures, settings))
+
+
+def heed_cancellation() -> None:
+    """Raises CancelledError if the running task is being cancelled: for who goes on after whatever a task group raised.
+
+    A group whose children fail while it is being cancelled raises only what they raised, on Python before 3.13
+    (https://github.com/python/cpython/issues/116720), and a loop that took that for all there is would never end.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def pause_s(failures: int, settings: MessagingSettings) -> float:
