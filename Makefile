@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PROTOS := $(shell find proto -name '*.proto')
 
-.PHONY: help setup gen up demo test bench check lint types protos imports lock clean
+.PHONY: help setup gen up demo servers test bench check lint types protos imports lock clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -25,11 +25,15 @@ up: .venv/.ready ## Run Hither on http://127.0.0.1:8080.
 demo: .venv/.ready ## Play a story with real clients against a real server.
 	$(BIN)/python -m demo.story
 
+servers: .venv/.ready ## Run the servers of a cluster on loopback; prints the settings to use.
+	@$(BIN)/python -m tests.support.servers
+
 test: .venv/.ready ## Run all tests.
 	$(BIN)/python -m pytest
 
 bench: .venv/.ready ## Measure; writes bench/results/.
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench.ring
 
 check: lint types protos imports ## All that needs no running code.
 

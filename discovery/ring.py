@@ -12,29 +12,31 @@ they who make others move. It takes some 64 partitions for each member, though: 
 """
 
 import hashlib
-import struct
-from bisect import bisect_left
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from functools import lru_cache
 from heapq import heappushpop
-from itertools import pairwise
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-POINTS_AT_WEIGHT_100: Final = 56
+POINTS_AT_WEIGHT_100: Final = 128
 """Fewer make loads less even, more make the ring slower to build: `python -m bench.ring` shows both."""
 LOAD_BOUND: Final = Fraction(5, 4)
 """No member owns more than this times its weight's share, or than that share rounded up to a whole partition."""
 
-# A point is 36 bits of place and 16 of its member's index: sums of two of them fit into two of the digits that Python's integers have.
+# A point is 36 bits of place and 16 of its member's index.
 _INDEX_BITS: Final = 16
 _INDEX_MASK: Final = (1 << _INDEX_BITS) - 1
 _CIRCLE_BITS: Final = 52
 _CIRCLE: Final = 1 << _CIRCLE_BITS
 _CACHED_MEMBERS: Final = 16_384
+_CACHED_SIZES: Final = 4
+
+_Integers = NDArray[np.int64]
 
 
 def assign(
@@ -68,89 +70,73 @@ def _bounds(names: list[str], members: Mapping[str, int], partitions: int, bound
 
 
 @lru_cache(maxsize=_CACHED_MEMBERS)
-def _points(name: str, count: int) -> tuple[int, ...]:
+def _points(name: str, count: int) -> _Integers:
     """The points of a member, ascending. A greater count adds points and moves none."""
-    drawn = struct.unpack(f"<{count}Q", hashlib.shake_128(name.encode()).digest(8 * count))
-    unused_bits = 64 - _CIRCLE_BITS + _INDEX_BITS
-    return tuple(sorted({point >> unused_bits << _INDEX_BITS for point in drawn}))
+    drawn = np.frombuffer(hashlib.shake_128(name.encode()).digest(8 * count), "<u8")
+    places = np.unique(drawn >> np.uint64(64 - _CIRCLE_BITS + _INDEX_BITS)).astype(np.int64)
+    points = places << _INDEX_BITS
+    points.setflags(write=False)
+    return points
+
+
+@lru_cache(maxsize=_CACHED_SIZES)
+def _homes(partitions: int) -> _Integers:
+    """Where the partitions lie, evenly spaced from 0 on."""
+    homes = np.fromiter((number * _CIRCLE // partitions for number in range(partitions)), np.int64, partitions)
+    homes.setflags(write=False)
+    return homes
 
 
 class _Circle:
-    """The points of all members in order. A member is known by its index; partition p lies at p / partitions of the circle."""
+    """The points of all members in order. A member is known by its index."""
 
-    def __init__(self, points: list[tuple[int, ...]], partitions: int) -> None:
-        self._partitions = partitions
+    def __init__(self, points: list[_Integers], partitions: int) -> None:
+        self._homes = _homes(partitions)
         self._points = points
-        self._ring = ring = sorted([point | index for index, own in enumerate(points) for point in own])
-        self._around = [ring[-1] - _CIRCLE, *ring, ring[0] + _CIRCLE]
-        # What lies between two points wants the lower of them, up to the middle and including it.
-        self._ends = [((low + high) * partitions >> _CIRCLE_BITS + 1) + 1 for low, high in pairwise(self._around)]
-        self._ends[0] = max(self._ends[0], 0)
-        self._ends[-1] = min(self._ends[-1], partitions)
-        self._ends.append(partitions)
+        index = np.repeat(np.arange(len(points)), [len(own) for own in points])
+        self._ring = np.sort(np.concatenate(points) | index)
 
-    def nearest(self) -> list[int]:
+    def nearest(self) -> _Integers:
         """For each partition the member of the point nearest to it; of two that are equally near, the lower."""
-        owners: list[int] = []
-        start = 0
-        for point, end in zip(self._around, self._ends, strict=True):
-            if start < end:
-                owners += [point & _INDEX_MASK] * (end - start)
-                start = end
+        ring = self._ring
+        around = np.concatenate(([ring[-1] - _CIRCLE], ring, [ring[0] + _CIRCLE]))
+        middles = around[:-1] + around[1:] >> 1
+        owners: _Integers = around[np.searchsorted(middles, self._homes)] & _INDEX_MASK
         return owners
 
-    def wanting(self, member: int) -> list[int]:
-        """The partitions that `nearest` gives to the member."""
-        ends, partitions = self._ends, list[int]()
-        for point in self._points[member]:
-            place = bisect_left(self._ring, point | member) + 1
-            partitions += range(ends[place - 1], ends[place])
-            if place == 1:
-                partitions += range(ends[-2], ends[-1])
-            if place == len(self._ring):
-                partitions += range(ends[0])
-        return partitions
-
-    def distance(self, partition: int, member: int) -> int:
-        """From the partition to the member's nearest point; good to be compared, no more."""
-        points = self._points[member]
-        above = self._next(points, partition)
-        return min(self._down(partition, points[above - 1]), self._up(partition, points[above % len(points)]))
+    def wishes(self, partitions: _Integers, member: int) -> list[tuple[int, int]]:
+        """(-distance, partition) for each of these partitions and the member's point that is nearest to it, ascending."""
+        points, homes = self._points[member], self._homes[partitions]
+        above = np.searchsorted(points, homes)
+        up = (points[above % len(points)] - homes) % _CIRCLE
+        down = (homes - points[above - 1]) % _CIRCLE
+        return sorted(zip((-np.minimum(up, down)).tolist(), partitions.tolist(), strict=True))
 
     def outward(self, partition: int) -> Iterator[int]:
         """The members of all points, the nearest first; of two that are equally near, the lower."""
-        ring, size = self._ring, len(self._ring)
-        above = self._next(ring, partition)
+        ring, size, home = self._ring, len(self._ring), int(self._homes[partition])
+        above = int(np.searchsorted(ring, home))
         below = above - 1
-        for _ in ring:
-            low, high = ring[below % size], ring[above % size]
-            if self._down(partition, low) <= self._up(partition, high):
+        for _ in range(size):
+            low, high = int(ring[below % size]), int(ring[above % size])
+            if (home - low) % _CIRCLE <= (high - home) % _CIRCLE:
                 below -= 1
                 yield low & _INDEX_MASK
             else:
                 above += 1
                 yield high & _INDEX_MASK
 
-    def _up(self, partition: int, point: int) -> int:
-        return (point * self._partitions - (partition << _CIRCLE_BITS)) % (self._partitions << _CIRCLE_BITS)
-
-    def _down(self, partition: int, point: int) -> int:
-        return ((partition << _CIRCLE_BITS) - point * self._partitions) % (self._partitions << _CIRCLE_BITS)
-
-    def _next(self, points: Sequence[int], partition: int) -> int:
-        """Where the first point stands that is not below the partition."""
-        return bisect_left(points, -(-(partition << _CIRCLE_BITS) // self._partitions))
-
 
 def _match(circle: _Circle, bounds: list[int]) -> list[int]:
     """The owner of each partition."""
-    owners = circle.nearest()
-    load = Counter(owners)
+    nearest = circle.nearest()
+    owners: list[int] = nearest.tolist()
+    load = np.bincount(nearest, minlength=len(bounds)).tolist()
     late: defaultdict[int, list[int]] = defaultdict(list)
-    full: dict[int, list[tuple[int, int]]] = {}  # heaps of (-distance, partition), the farthest first
+    full: dict[int, list[tuple[int, int]]] = {}  # heaps, the farthest first
     waiting: list[int] = []
-    for member in [member for member, wanted in load.items() if wanted > bounds[member]]:
-        wishes = sorted([(-circle.distance(partition, member), partition) for partition in circle.wanting(member)])
+    for member in [member for member, bound in enumerate(bounds) if load[member] > bound]:
+        wishes = circle.wishes(np.flatnonzero(nearest == member), member)
         full[member] = wishes[-bounds[member] :]
         waiting += [partition for _, partition in wishes[: -bounds[member]]]
     outward = {}
@@ -166,9 +152,10 @@ def _match(circle: _Circle, bounds: list[int]) -> list[int]:
             owners[partition] = member
             continue
         if member not in full:
-            kept = [*circle.wanting(member), *late[member]]
-            full[member] = sorted([(-circle.distance(own, member), own) for own in kept])
-        refused = heappushpop(full[member], (-circle.distance(partition, member), partition))[1]
+            kept = np.append(np.flatnonzero(nearest == member), late[member]).astype(np.int64)
+            full[member] = circle.wishes(kept, member)
+        (wish,) = circle.wishes(np.array([partition]), member)
+        refused = heappushpop(full[member], wish)[1]
         waiting.append(refused)
         if refused != partition:
             owners[partition] = member

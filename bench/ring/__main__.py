@@ -23,7 +23,7 @@ def sweep(size: Size) -> list[RingMoves]:
     return [
         ring_moves(small, 256),
         *(ring_moves(size, partitions) for partitions in (256, 512, 1_024, 2_048, 4_096, 8_192, 16_384)),
-        *(ring_moves(size, 8_192, points=points) for points in (16, 32, 112, 224)),
+        *(ring_moves(size, 8_192, points=points) for points in (16, 32, 64, 256)),
         *(ring_moves(size, 8_192, bound=bound) for bound in (Fraction(11, 10), Fraction(3, 2))),
     ]
 

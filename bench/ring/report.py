@@ -2,11 +2,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from bench.ring.movement import Mean
 from bench.ring.simulation import PER_INSTANCE, Fleets, Measured, RingMoves
 
-_TITLES = ("moved share by ideal share", "lookup, us", "rebuild, ms", "the ring: fewer partitions for each instance")
+_BARE: Final = 20.0
+_TITLES: Final = (
+    "moved share by ideal share",
+    "lookup, us",
+    "rebuild, ms",
+    "the ring: fewer partitions for each instance",
+)
 
 
 def write_report(head: str, fleets: Sequence[Fleets], sweep: Sequence[RingMoves], folder: Path) -> str:
@@ -36,7 +43,8 @@ def render(head: str, fleets: Sequence[Fleets], sweep: Sequence[RingMoves]) -> s
         "",
         "*moved by ideal* is the share of all partitions that one join or leave moves, divided by the share that the instance is due "
         "by its weight, of the larger of the two fleets: a mean over many joins and leaves (standard error). The target is 1.05. "
-        "*needless* is what of it neither came from who left nor went to who joined. *max/mean* is the worst member of all fleets.",
+        "*needless* is the part of it that neither came from who left nor went to who joined. *max/mean* is the worst member of all "
+        "fleets.",
         "",
         *_ring_table(fleets),
         "",
@@ -96,7 +104,7 @@ def _comparison(fleets: Sequence[Fleets]) -> list[str]:
     columns = "instances|scheme|lookup|rebuild|memory (peak)|join|leave|needless|max/mean of shares|of keys (by chance)"
     rows = [
         f"{fleet.size.instances:,}|{one.scheme}|{one.lookup_us:.2f} us|{one.rebuild_ms:.3g} ms|{_memory(one)}|"
-        f"{_mean(one.join)}|{_mean(one.leave)}|{one.needless:.1%}|{one.shares_max_over_mean:.2f}|"
+        f"{_mean(one.join)}|{_mean(one.leave)}|{_ratio(one.needless)}|{one.shares_max_over_mean:.2f}|"
         f"{one.keys_max_over_mean:.2f} ({fleet.chance_max_over_mean:.2f})"
         for fleet in fleets
         for one in fleet.schemes
@@ -120,11 +128,15 @@ def _table(columns: str, rows: Sequence[str]) -> list[str]:
 
 
 def _moved(ring: RingMoves) -> str:
-    return f"{_mean(ring.join)}|{_mean(ring.leave)}|{ring.needless:.1%}|{ring.max_over_mean:.2f}"
+    return f"{_mean(ring.join)}|{_mean(ring.leave)}|{_ratio(ring.needless)}|{ring.max_over_mean:.2f}"
 
 
 def _mean(mean: Mean) -> str:
-    return f"{mean.value:.3f} (± {mean.error:.3f})"
+    return f"{_ratio(mean.value)} (± {_ratio(mean.error)})"
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.3f}" if value < _BARE else f"{value:,.0f}"
 
 
 def _memory(one: Measured) -> str:
@@ -154,7 +166,8 @@ def plot(fleets: Sequence[Fleets], sweep: Sequence[RingMoves], path: Path) -> No
         rebuild.plot(sizes, [one.rebuild_ms for one in series], marker="o", color=colour, label=name)
     lookup.axhline(1, linestyle=":", color="grey")
     rebuild.plot([1_000], [50], marker="v", color="grey", linestyle="", label="budget")
-    swept = [one for one in sweep if one.points == fleets[0].even.points and one.bound == fleets[0].even.bound]
+    even, size = fleets[0].even, sweep[-1].instances
+    swept = [one for one in sweep if (one.instances, one.points, one.bound) == (size, even.points, even.bound)]
     swept.sort(key=lambda one: one.partitions / one.instances)
     each = [one.partitions / one.instances for one in swept]
     fewer.plot(each, [one.leave.value for one in swept], marker="o", label="leave")

@@ -83,19 +83,26 @@ class RemoteRegistry:
 
     async def keep_alive(self, lease: int) -> bool:
         """See Registry."""
+        if not lease:
+            return False
         return (await self._call(self._stub.KeepAlive, pb.KeepAliveRequest(lease=_lease(lease)))).alive
 
     async def revoke(self, lease: int) -> None:
         """See Registry."""
-        await self._call(self._stub.Revoke, pb.RevokeRequest(lease=_lease(lease)))
+        if lease:
+            await self._call(self._stub.Revoke, pb.RevokeRequest(lease=_lease(lease)))
 
     async def put(self, instance: Instance, lease: int) -> bool:
         """See Registry."""
+        if not lease:
+            return False
         request = pb.PutInstanceRequest(lease=_lease(lease), instance=to_message(instance))
         return (await self._call(self._stub.PutInstance, request)).alive
 
     async def claim_number(self, lease: int, wanted: int | None = None) -> int | None:
         """See Registry."""
+        if not lease:
+            return None
         answer = await self._call(self._stub.ClaimNumber, pb.ClaimNumberRequest(lease=_lease(lease), wanted=wanted))
         return answer.number if answer.HasField("number") else None
 

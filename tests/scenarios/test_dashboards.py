@@ -3,21 +3,37 @@
 import itertools
 import json
 import re
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.people import befriend, line, sign_up
-from tests.support.runner import RunningHither
+from tests.support.people import WAIT_S, befriend, line, sign_up
+from tests.support.runner import Hither, running_hither
 
 BOARD = json.loads((Path(__file__).parents[2] / "deploy/dashboards/hither.json").read_text())
 PANELS: list[dict[str, Any]] = BOARD["panels"]
 SHOWN = [panel for panel in PANELS if panel["type"] != "row"]
 _SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
 _GROUPED = re.compile(r"by \(([^)]*)\) \((?:\w+\()?(hither_\w+)")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def hither(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Hither]:
+    """A process that is everything, and exports its spans, so that it has every metric that there is."""
+    settings = {"HITHER_TELEMETRY_OTLP_ENDPOINT": "http://127.0.0.1:1"}
+    async with running_hither(tmp_path_factory.mktemp("shown") / "data", settings) as server:
+        yield server
+
+
+@pytest_asyncio.fixture
+async def http(hither: Hither) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=hither.url, timeout=WAIT_S) as client:
+        yield client
 
 
 def expressions() -> list[str]:
@@ -43,9 +59,7 @@ async def test_every_metric_of_the_dashboard_is_exported(http: httpx.AsyncClient
     assert asked - names.keys() == set()
 
 
-async def test_every_label_that_the_dashboard_groups_by_is_there(
-    http: httpx.AsyncClient, hither: RunningHither
-) -> None:
+async def test_every_label_that_the_dashboard_groups_by_is_there(http: httpx.AsyncClient, hither: Hither) -> None:
     alice, bob = await sign_up(http, "alice"), await sign_up(http, "bob")
     await befriend(alice, bob)
     async with line(hither.websocket_url, alice) as hers, line(hither.websocket_url, bob) as his:

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from websockets.typing import Subprotocol
 JSON = Subprotocol("hither.v1.json")
 PROTO = Subprotocol("hither.v1.proto")
 WAIT_S = 15.0
+_ASK_S = 0.02
 _numbers = itertools.count(1)
 
 Frame = dict[str, Any]
@@ -83,6 +84,13 @@ async def befriend(one: Person, other: Person) -> None:
     assert answer["friendship"]["state"] == "ACCEPTED"
 
 
+async def until(true: Callable[[], Awaitable[bool]]) -> None:
+    """Asks again and again until it is true: for what a server tells nobody of."""
+    async with asyncio.timeout(WAIT_S):
+        while not await true():  # noqa: ASYNC110 (the server tells nobody, so there is no event)
+            await asyncio.sleep(_ASK_S)
+
+
 class Line:
     """An open WebSocket that speaks JSON frames. Frames that a wait passes over are kept for later waits, in order."""
 
@@ -137,7 +145,9 @@ class Line:
 async def line(websocket_url: str, person: Person, cursor: int | None = None) -> AsyncIterator[Line]:
     """A connection of this person that has caught up."""
     suffix = "" if cursor is None else f"&cursor={cursor}"
-    async with connect(f"{websocket_url}?token={person.token}{suffix}", subprotocols=[JSON]) as socket:
+    # Without a bound of its own: a test that reads nothing for a while must still see the end of its connection.
+    address = f"{websocket_url}?token={person.token}{suffix}"
+    async with connect(address, subprotocols=[JSON], max_queue=None) as socket:
         opened = Line(socket)
         await opened.next("connected")
         if cursor is None:

@@ -20,6 +20,10 @@ ANSWER_DEADLINE_S = 5.0
 """How long the client waits for an answer before it writes the request again."""
 
 
+RETRY_LIMIT_S = 5.0
+"""Greatest bound of the delay before a request that was refused for now is written again, beside what the server asks for."""
+
+
 @dataclass(slots=True)
 class Request:
     """A frame that has an answer. `lane` empty: its order does not matter. `awaited`: written, and not answered since."""
@@ -30,7 +34,7 @@ class Request:
     lane: str = ""
     due_s: float = 0.0
     awaited: bool = False
-    backoff: Backoff = field(default_factory=Backoff)
+    backoff: Backoff = field(default_factory=lambda: Backoff(limit_s=RETRY_LIMIT_S))
 
 
 class Outbox:

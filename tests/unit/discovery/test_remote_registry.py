@@ -173,8 +173,9 @@ def watching(
 async def test_no_more_watch_than_may(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry_servicer.RegistryServicer.__init__, "__defaults__", (1,))
     async with serving(await holding(ONE), keys) as server, grpc.aio.insecure_channel(server.address) as channel:
-        first, second = watching(channel, keys), watching(channel, keys)
+        first = watching(channel, keys)
         assert isinstance(await first.read(), pb.WatchSnapshotsResponse)
+        second = watching(channel, keys)
 
         async with asyncio.timeout(10):
             assert await second.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -1,0 +1,48 @@
+"""`make servers`: etcd (three members), Redis, PostgreSQL, Kafka and Cassandra on loopback and free ports, until interrupted.
+
+Prints the settings with which `hither serve` and `hither edge` find them, as shell lines. Their data are in a temporary
+folder and go when they stop.
+"""
+
+import signal
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+from tests.support.apart import Servers
+from tests.support.servers.cassandra import CassandraServer
+from tests.support.servers.etcd import EtcdCluster
+from tests.support.servers.kafka import KafkaServer
+from tests.support.servers.postgresql import PostgresqlServer
+from tests.support.servers.process import ServerFailed, ServerMissing
+from tests.support.servers.redis import RedisServer
+
+
+def main() -> int:
+    """Runs the servers; returns the exit status."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with tempfile.TemporaryDirectory(prefix="hither-servers-") as name, ExitStack() as stack:
+        folder = Path(name)
+        try:
+            servers = Servers(
+                stack.enter_context(EtcdCluster(folder / "etcd")),
+                stack.enter_context(KafkaServer(folder / "kafka")),
+                stack.enter_context(CassandraServer(folder / "cassandra")),
+                stack.enter_context(PostgresqlServer()),
+                stack.enter_context(RedisServer(folder / "redis")),
+            )
+            for key, value in servers.settings().items():
+                print(f"export {key}='{value}'")
+            print("# ready: Ctrl-C stops the servers and forgets their data", flush=True)
+            signal.pause()
+        except KeyboardInterrupt:
+            return 0
+        except (ServerMissing, ServerFailed) as error:
+            print(error, file=sys.stderr)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
