@@ -9,13 +9,15 @@ from collections.abc import Callable
 
 
 class RetryBudget:
-    """`ratio` retries a call and `per_s` a second; at most `most` are saved up."""
+    """`ratio` retries a call and `per_s` a second; at most `most` are saved up: by default, enough for all that can be open at
+    one peer to be tried once more when it dies.
+    """
 
     def __init__(
         self,
         ratio: float = 0.2,
         per_s: float = 10.0,
-        most: float = 100.0,
+        most: float = 2048.0,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ratio = ratio

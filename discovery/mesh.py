@@ -156,10 +156,12 @@ class Mesh:
         self._deliver_streams.close()
         try:
             await self._requesters.close()
-            await self._group.__aexit__(kind, error, trace)
         finally:
-            await self._membership.leave()
-            await self._peers.close()
+            try:
+                await self._group.__aexit__(kind, error, trace)
+            finally:
+                await self._membership.leave()
+                await self._peers.close()
 
     async def serve(self, address: str = "") -> None:
         """Registers the services of the dispatcher, and the attached edges, as SERVING. `address` (host:port) is where
@@ -317,13 +319,16 @@ class Mesh:
     async def _part_from_who_left(self) -> None:
         """Ends the streams and channels to peers that the registry has not named for a while, unless calls to them are open."""
         gone: dict[str, int] = {}
+        gone_edges: dict[tuple[str, str], int] = {}
         while True:
             await asyncio.sleep(_PARTING_S)
             known = {one.address for service in self.view.services.values() for one in service.instances.values()}
-            for address, edge_id in self._deliver_streams.edges:
-                if edge_id not in self.view.of(DELIVER_SERVICE).instances:
-                    self._deliver_streams.part(address, edge_id)
+            edges = {(one.address, name) for name, one in self.view.of(DELIVER_SERVICE).instances.items()}
             gone = {address: gone.get(address, 0) + 1 for address in self._peers.addresses - known}
+            gone_edges = {edge: gone_edges.get(edge, 0) + 1 for edge in self._deliver_streams.edges - edges}
+            for edge, looks in gone_edges.items():
+                if looks > 1:
+                    self._deliver_streams.part(*edge)
             for address, looks in gone.items():
                 if looks > _LONGEST_PARTING or (looks > 1 and not self._requesters.outstanding(address)):
                     self._requesters.part(address)

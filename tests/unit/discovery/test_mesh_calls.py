@@ -226,6 +226,24 @@ async def test_an_error_that_was_answered_ejects_nobody() -> None:
         assert caller.stream_metrics.calls.ejections == 0
 
 
+async def test_a_peer_that_left_is_hung_up_on_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("discovery.mesh._PARTING_S", 0.02)
+    async with cluster(DIRECTORY, SESSIONS) as (caller, [leaving, staying]):
+        lookup = sessions.LookupConnectionsRequest(user_ids=["bob"])
+        await caller.call(GET_USER, get_user(), caller=ALICE, timeout_s=5)
+        await caller.stub(SessionsServiceStub).LookupConnections(lookup, timeout=5)
+        before = caller._peers.addresses
+        await leaving.mesh._membership.leave()
+        await caller._refresh()
+        async with asyncio.timeout(10):
+            while len(caller._peers.addresses) > 1:  # noqa: ASYNC110 (nothing tells when a channel is forgotten)
+                await asyncio.sleep(0.01)
+
+        assert before == {leaving.server.address, staying.server.address}
+        assert caller._peers.addresses == {staying.server.address}
+        assert caller.stream_metrics.relay_out.open == 1
+
+
 # --- what waits ---
 
 
