@@ -22,7 +22,7 @@ from discovery.registry.etcd.watch import PrefixWatch
 from discovery.registry.metrics import RegistryMetrics
 from discovery.registry.port import Instance, Registry, Snapshot
 from hither.messaging.v1.messaging_service_pb2 import SendMessageRequest
-from tests.support.certificates import Authority
+from tests.support.certs import Pki, named
 from tests.support.cluster import ALICE, MESSAGING, PARTITIONS, SEND, Keys, Process, key_in, running_process
 from tests.support.servers.etcd import EtcdCluster, TlsFiles, etcd_server
 
@@ -321,16 +321,16 @@ async def test_a_wrong_password_opens_nothing_and_is_not_logged(
 async def test_tls_shows_a_certificate_to_an_etcd_that_asks_for_one(
     etcd: EtcdCluster, open_registry: Opener, tmp_path: Path
 ) -> None:
-    authority = Authority()
-    server, client = authority.issue("etcd"), authority.issue("hither")
+    pki = Pki(tmp_path)
+    server, client = pki.issue(named("etcd")), pki.issue(named("hither"))
     files = TlsFiles(tmp_path / "ca.pem", tmp_path / "server.pem", tmp_path / "server.key", asks_clients=True)
-    files.ca.write_bytes(authority.certificate)
-    files.certificate.write_bytes(server.certificate)
-    files.key.write_bytes(server.key)
+    files.ca.write_bytes(pki.ca_pem)
+    files.certificate.write_bytes(server.certificate_pem)
+    files.key.write_bytes(server.key_pem)
     with etcd_server(tmp_path / "etcd", tls=files) as guarded:
-        tls = EtcdTls(authority.certificate, client.certificate, client.key)
+        tls = EtcdTls(pki.ca_pem, client.certificate_pem, client.key_pem)
         registry = await open_registry([f"https://{guarded.endpoints[0]}"], tls=tls)
-        stranger = await open_registry(guarded.endpoints, tls=EtcdTls(authority.certificate))
+        stranger = await open_registry(guarded.endpoints, tls=EtcdTls(pki.ca_pem))
 
         await put(registry, ONE)
 

@@ -12,7 +12,8 @@ from etcd.api.etcdserverpb import rpc_pb2
 from etcd.api.mvccpb import kv_pb2
 from google.protobuf.message import DecodeError
 
-from discovery.registry.port import Instance, InstanceState, Snapshot
+from discovery.registry.messages import from_message, to_message
+from discovery.registry.port import Instance, Snapshot
 from hither.mesh.v1 import instance_pb2
 
 
@@ -113,37 +114,15 @@ class Contents:
 
 def encode(instance: Instance) -> bytes:
     """The value of an instance's key."""
-    message = instance_pb2.Instance(
-        service=instance.service,
-        instance_id=instance.instance_id,
-        address=instance.address,
-        region=instance.region,
-        zone=instance.zone,
-        weight=instance.weight,
-        version=instance.version,
-        load=instance.load,
-    )
-    message.state = instance.state.value
-    return message.SerializeToString()
+    return to_message(instance).SerializeToString()
 
 
 def decode(pair: kv_pb2.KeyValue) -> Instance | None:
     """The instance that the key holds; None for a key that holds none (an instance number, or what somebody else put)."""
     try:
         message = instance_pb2.Instance.FromString(pair.value)
-        state = InstanceState(message.state)
-    except (DecodeError, ValueError):
+    except DecodeError:
         return None
-    if not message.service or not message.instance_id:
+    if not message.service or not message.instance_id or not message.state:
         return None
-    return Instance(
-        service=message.service,
-        instance_id=message.instance_id,
-        address=message.address,
-        region=message.region,
-        zone=message.zone,
-        weight=message.weight,
-        version=message.version,
-        state=state,
-        load=message.load,
-    )
+    return from_message(message)

@@ -3,12 +3,7 @@
 The jars are copied once into a cache of the user's, named after what they were resolved from.
 """
 
-import hashlib
-import os
-import shutil
 import socket
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,12 +13,11 @@ from cassandra import DriverException
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable, Session
 from cassandra.policies import RoundRobinPolicy
 
-from tests.support.servers.process import ServerMissing, ServerProcess, free_port
+from tests.support.servers.jars import found, resolve_jars
+from tests.support.servers.process import ServerProcess, free_port
 
 _FILES = Path(__file__).parent / "cassandra_files"
 _POM = _FILES / "pom.xml"
-_COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
-_RESOLVE_S = 600.0
 _READY_S = 120.0
 _ANSWER_S = 5.0
 _EMPTY_S = 60.0
@@ -37,7 +31,7 @@ class CassandraServer(ServerProcess):
     """
 
     def __init__(self, folder: Path) -> None:
-        jars = resolve_jars()
+        jars = resolve_jars("cassandra", _POM)
         self.port = free_port()
         """For clients, of 127.0.0.1."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +40,7 @@ class CassandraServer(ServerProcess):
             settings.substitute(port=self.port, storage_port=free_port(), folder=folder)
         )
         command = [
-            _found("java"),
+            found("java"),
             f"-javaagent:{next(jars.glob('jamm-*.jar'))}",
             f"@{_FILES / 'jvm.options'}",
             f"-Dcassandra.config={(folder / 'cassandra.yaml').as_uri()}",
@@ -92,42 +86,3 @@ class CassandraServer(ServerProcess):
             yield cluster.connect()
         finally:
             cluster.shutdown()
-
-
-def resolve_jars() -> Path:
-    """The folder of Cassandra's jars; the first call of a machine has Maven fetch them. Raises ServerMissing."""
-    _found("java")
-    digest = hashlib.sha256(_POM.read_bytes()).hexdigest()[:12]
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "hither" / f"cassandra-{digest}"
-    if cache.is_dir():
-        return cache
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(dir=cache.parent, prefix=f"{cache.name}-"))
-    try:
-        _run_maven(unfinished)
-        # Whole or not there: two runs may resolve at once, and either may be interrupted.
-        unfinished.rename(cache)
-    except OSError:
-        if not cache.is_dir():
-            raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return cache
-
-
-def _run_maven(folder: Path) -> None:
-    command = [_found("mvn"), "--quiet", "--batch-mode", "--file", str(_POM), _COPY]
-    options = [f"-DoutputDirectory={folder}", "-DincludeScope=runtime"]
-    try:
-        done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=_RESOLVE_S, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise ServerMissing(f"Cassandra: Maven did not end within {_RESOLVE_S} s.") from error
-    if done.returncode != 0:
-        raise ServerMissing(f"Cassandra: Maven could not get its jars: {done.stdout[-2000:]}{done.stderr[-2000:]}")
-
-
-def _found(program: str) -> str:
-    path = shutil.which(program)
-    if path is None:
-        raise ServerMissing(f"Cassandra: {program} is not installed.")
-    return path

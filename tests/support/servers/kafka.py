@@ -8,11 +8,7 @@ acknowledgement counts on.
 
 import asyncio
 import base64
-import hashlib
-import os
-import shutil
 import subprocess
-import tempfile
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,11 +16,10 @@ from pathlib import Path
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from tests.support.servers.process import ServerFailed, ServerMissing, ServerProcess, free_port
+from tests.support.servers.jars import found, resolve_jars
+from tests.support.servers.process import ServerFailed, ServerProcess, free_port
 
 _POM = Path(__file__).parent / "kafka_jars" / "pom.xml"
-_COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
-_RESOLVE_S = 600.0
 _FORMAT_S = 60.0
 _READY_MS = 2_000
 _QUIET = ["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true"]
@@ -67,7 +62,7 @@ class KafkaServer(ServerProcess):
     """
 
     def __init__(self, folder: Path) -> None:
-        jars = resolve_jars()
+        jars = resolve_jars("kafka", _POM)
         port, controller_port = free_port(), free_port()
         self.address = f"127.0.0.1:{port}"
         """For clients: host and port."""
@@ -75,7 +70,7 @@ class KafkaServer(ServerProcess):
         settings = folder / "server.properties"
         settings.write_text(_SETTINGS.format(port=port, controller_port=controller_port, data=folder / "data"))
         _format_storage(jars, settings)
-        command = [_found("java"), "-Xms512m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", *_QUIET]
+        command = [found("java"), "-Xms512m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", *_QUIET]
         super().__init__([*command, "-cp", f"{jars}/*", "kafka.Kafka", str(settings)], folder, self._answers)
 
     def _answers(self) -> bool:
@@ -96,49 +91,10 @@ async def _describe_cluster(address: str) -> bool:
         await client.close()
 
 
-def resolve_jars() -> Path:
-    """The folder of Kafka's jars; the first call of a machine has Maven fetch them. Raises ServerMissing."""
-    _found("java")
-    digest = hashlib.sha256(_POM.read_bytes()).hexdigest()[:12]
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "hither" / f"kafka-{digest}"
-    if cache.is_dir():
-        return cache
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(dir=cache.parent, prefix=f"{cache.name}-"))
-    try:
-        _run_maven(unfinished)
-        # Whole or not there: two runs may resolve at once, and either may be interrupted.
-        unfinished.rename(cache)
-    except OSError:
-        if not cache.is_dir():
-            raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return cache
-
-
-def _run_maven(folder: Path) -> None:
-    command = [_found("mvn"), "--quiet", "--batch-mode", "--file", str(_POM), _COPY]
-    options = [f"-DoutputDirectory={folder}", "-DincludeScope=runtime"]
-    try:
-        done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=_RESOLVE_S, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise ServerMissing(f"Kafka: Maven did not end within {_RESOLVE_S} s.") from error
-    if done.returncode != 0:
-        raise ServerMissing(f"Kafka: Maven could not get its jars: {done.stdout[-2000:]}{done.stderr[-2000:]}")
-
-
 def _format_storage(jars: Path, settings: Path) -> None:
     cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    java = [_found("java"), "-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", *_QUIET, "-cp", f"{jars}/*"]
+    java = [found("java"), "-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", *_QUIET, "-cp", f"{jars}/*"]
     tool = ["kafka.tools.StorageTool", "format", "--ignore-formatted", f"--cluster-id={cluster_id}", "--config"]
     done = subprocess.run([*java, *tool, str(settings)], capture_output=True, text=True, timeout=_FORMAT_S, check=False)
     if done.returncode != 0:
         raise ServerFailed(f"Kafka's storage could not be formatted: {done.stdout[-2000:]}{done.stderr[-2000:]}")
-
-
-def _found(program: str) -> str:
-    path = shutil.which(program)
-    if path is None:
-        raise ServerMissing(f"Kafka: {program} is not installed.")
-    return path
