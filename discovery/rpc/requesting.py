@@ -167,6 +167,7 @@ class RequestingEnd:
         self._taken = batch.seq
         self._credit += batch.credit
         self._unacknowledged_bytes += len(message)
+        self._due = self._due or self._unacknowledged_bytes > MAX_BATCH_BYTES
         self._numbers.received(len(batch.envelopes), len(message))
         for envelope in batch.envelopes:
             waiter = self._open.pop(envelope.correlation_id, None)
@@ -180,7 +181,7 @@ class RequestingEnd:
     @property
     def ready(self) -> bool:
         """See StreamEnd."""
-        return self._has_news or self._unacknowledged_bytes > MAX_BATCH_BYTES
+        return self._has_news or self._due
 
     @property
     def _has_news(self) -> bool:
@@ -268,7 +269,7 @@ class RequestingEnd:
             room -= 1
         self._queue_bytes -= size_bytes
         self._credit -= len(about)
-        self._unacknowledged_bytes = 0
+        self._unacknowledged_bytes, self._due = 0, self._ping
         message = batch.SerializeToString()
         self._window.keep(message, tuple(about))
         self._numbers.sent(len(about), len(message))

@@ -51,40 +51,35 @@ class TakingSession:
         self._edge_id = edge_id
         for task in self._serving:
             task.cancel()
-        answered = 0
-        news = self._news = asyncio.Event()
-
-        async def answer(session_id: str = "") -> None:
-            nonlocal answered
-            last = self._last
-            gone = [target for seq, targets in self._gone if seq > answered for target in targets]
-            message = deliver_pb2.DeliverBatch(ack=last, gone=gone, session=session_id).SerializeToString()
-            await write(message)
-            answered = last
-            self._numbers.sent(0, len(message))
-
-        async def answer_all() -> None:
-            while True:
-                await news.wait()
-                news.clear()
-                await answer()
-
+        answers = _Answers(self, write, self._numbers)
+        self._news = answers.news
         if self.session_id:
-            await answer(self.session_id)
+            await answers.write(self.session_id)
         reader = asyncio.create_task(self._read(requests), name="deliver reader")
         drained = asyncio.create_task(draining.wait(), name="deliver drain")
-        tasks = self._serving = (reader, drained, asyncio.create_task(answer_all(), name="deliver writer"))
+        tasks = self._serving = (reader, drained, asyncio.create_task(answers.run(), name="deliver writer"))
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+        if all(task.cancelled() for task in tasks):
+            return  # another stream has taken this one's place
         self.over = self.over or not drained.cancelled() or not reader.cancelled()
-        await answer()
+        await answers.write()
         for task in tasks:
             if not task.cancelled():
                 task.result()
+
+    @property
+    def last(self) -> int:
+        """The number of the last batch that was taken."""
+        return self._last
+
+    def gone_after(self, seq: int) -> list[int]:
+        """Targets of the batches after this one that were gone."""
+        return [target for of, targets in self._gone if of > seq for target in targets]
 
     async def _read(self, requests: AsyncIterator[bytes]) -> None:
         async for message in requests:
@@ -107,6 +102,32 @@ class TakingSession:
             self._gone.append((batch.seq, tuple(gone)))
         while self._gone and self._gone[0][0] <= self._last - MAX_UNACKNOWLEDGED:
             self._gone.popleft()
+
+
+class _Answers:
+    """What one stream of a session is told."""
+
+    def __init__(self, session: TakingSession, write: Write, numbers: StreamNumbers) -> None:
+        self.news = asyncio.Event()
+        self._session = session
+        self._write = write
+        self._numbers = numbers
+        self._answered = 0
+
+    async def run(self) -> None:
+        """Answers whenever there is news."""
+        while True:
+            await self.news.wait()
+            self.news.clear()
+            await self.write()
+
+    async def write(self, session_id: str = "") -> None:
+        """Says what was taken until now, and what this stream has not been told to be gone."""
+        last, gone = self._session.last, self._session.gone_after(self._answered)
+        message = deliver_pb2.DeliverBatch(ack=last, gone=gone, session=session_id).SerializeToString()
+        await self._write(message)
+        self._answered = last
+        self._numbers.sent(0, len(message))
 
 
 def _decoded(message: bytes) -> deliver_pb2.DeliverBatch:
