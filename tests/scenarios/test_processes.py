@@ -2,15 +2,17 @@
 
 import asyncio
 import json
+import os
 import shutil
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.support.people import WAIT_S, line, sign_up
+from tests.support.people import WAIT_S, line, sign_up, until
 from tests.support.runner import HITHER, Hither, StartHither, running_hither
 
 SERVICES = {"Messaging", "Sessions", "Presence", "Location", "Push", "Directory"}
@@ -166,12 +168,39 @@ async def test_an_unsafe_or_unknown_setting_is_refused(tmp_path: Path, arguments
     assert b"TLS" in err or b"no section" in err
 
 
+async def edge_ids(server: Hither) -> set[str]:
+    return {row[1] for row in await all_rows_of_status(server) if row[0].startswith("hither.edge.") and row[2] != "-"}
+
+
 async def test_edges_beside_the_services_share_the_port_and_come_back_when_killed(tmp_path: Path) -> None:
     async with running_hither(tmp_path / "data", None, "--edges", "2") as server:
         async with httpx.AsyncClient(base_url=server.url, timeout=WAIT_S) as http:
             alice, bob = await sign_up(http, "alice"), await sign_up(http, "bob")
-        edges = [row for row in await all_rows_of_status(server) if row[0].startswith("hither.edge.")]
-        assert len(edges) == 2
+        before = await edge_ids(server)
+        assert len(before) == 2
+
+        os.kill(server.children()[0], signal.SIGKILL)
+
+        async def came_back() -> bool:
+            now = await edge_ids(server)
+            return len(now - before) == 1
+
+        await until(came_back)
         async with line(server.websocket_url, alice) as hers, line(server.websocket_url, bob) as his:
             await hers.ask("send_message", to=bob.user_id, client_id="c", text="across")
             assert await his.texts(1) == ["across"]
+        edges = server.children()
+        await server.kill()
+        await until(lambda: all_are_gone(edges))
+
+
+async def all_are_gone(pids: Sequence[int]) -> bool:
+    return all(map(is_gone, pids))
+
+
+def is_gone(pid: int) -> bool:
+    """Whether the process has ended; nobody may have asked yet how."""
+    try:
+        return not Path(f"/proc/{pid}/cmdline").read_bytes()
+    except FileNotFoundError:
+        return True

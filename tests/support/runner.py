@@ -159,6 +159,11 @@ class RunningHither:
         """SIGTERM; returns the exit status."""
         return await self._process.terminate()
 
+    def children(self) -> list[int]:
+        """The pids of the processes that it has started."""
+        pid = self._process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
     async def token(self, user_id: str, device_id: str) -> str:
         """A token as an operator makes one."""
         return (await self.run("token", user_id, "--device", device_id)).strip()
