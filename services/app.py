@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -40,6 +41,7 @@ from services.data_directory import DataDirectory, Running
 from services.directory.tokens import TokenIssuer
 from services.edge_processes import EdgeCommand, EdgeProcesses, shared_port
 from services.engines import open_engines
+from services.messaging.service import SERVICE as MESSAGING
 from services.registries import EMBEDDED, open_registry
 
 log = structlog.get_logger(__name__)
@@ -77,6 +79,10 @@ async def run_services(names: Sequence[str], config: Config, announce: Announce)
 
     Raises as run_whole does. Any number of processes may share a data directory: they take the keys from it.
     """
+    embedded = [engine for engine, url in asdict(config.engines).items() if url == EMBEDDED]
+    if embedded:
+        # Their files and memory are one process's: another one of the cluster would see other data.
+        raise ConfigError(f"engines: {', '.join(embedded)}: services that run apart need engines that they can share")
     process = _apart(config)
     await process.run(names, partial(process.serve_alone, announce))
 
@@ -279,8 +285,13 @@ class _Process:
         config, clock = self._config, self._clock
         resume = ResumeTokens(self._data.keys.resume_key, self._data.cluster, clock)
         gateway = Gateway(mesh, self._verifier, resume, _edge_id(mesh), config.edge, clock)
-        app = build_app(gateway, config.http, self._health, REGISTRY, clock)
+        app = build_app(gateway, config.http, partial(self._health_at, mesh), REGISTRY, clock)
         return EdgeServer(gateway, app, host=config.process.host, port=config.process.port)
+
+    def _health_at(self, mesh: Mesh) -> HealthReport:
+        """An edge is ready for clients when somebody can take their messages."""
+        reachable = "" if mesh.view.of(MESSAGING).serving else "no messaging instance serves"
+        return HealthReport({**self._health().parts, "mesh": reachable})
 
     def _health(self) -> HealthReport:
         return HealthReport(

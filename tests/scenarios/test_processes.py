@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from tests.support.people import WAIT_S, line, sign_up, until
-from tests.support.runner import HITHER, Hither, StartHither, running_hither
+from tests.support.runner import HITHER, Hither, HitherProcess, StartHither, running_hither
+from tests.support.servers.etcd import EtcdCluster
 
 SERVICES = {"Messaging", "Sessions", "Presence", "Location", "Push", "Directory"}
 FOREIGN = Path(__file__).parent / "foreign"
@@ -204,3 +205,35 @@ def is_gone(pid: int) -> bool:
         return not Path(f"/proc/{pid}/cmdline").read_bytes()
     except FileNotFoundError:
         return True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("serve", "messaging", "--registry", "etcd://127.0.0.1:1"), b"need engines that they can share"),
+        (("edge",), b"find each other in a registry"),
+        (("edge", "--registry", "http://127.0.0.1:1"), b"registry is"),
+    ],
+)
+async def test_processes_that_could_not_work_together_do_not_start(
+    tmp_path: Path, arguments: tuple[str, ...], says: bytes
+) -> None:
+    process = await asyncio.create_subprocess_exec(
+        HITHER, *arguments, "--data", str(tmp_path / "data"), stderr=asyncio.subprocess.PIPE
+    )
+    _, err = await asyncio.wait_for(process.communicate(), WAIT_S)
+    assert process.returncode == 1
+    assert says in err
+
+
+async def test_an_edge_is_not_ready_while_nobody_takes_messages(etcd_cluster: EtcdCluster, tmp_path: Path) -> None:
+    registry = f"etcd://{','.join(etcd_cluster.endpoints)}"
+    edge = HitherProcess(("edge", "--registry", registry, "--data", str(tmp_path / "data")), tmp_path / "log", {})
+    url = await edge.start("--port", "0")
+    try:
+        async with httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
+            alive, ready = await http.get("/healthz"), await http.get("/readyz")
+    finally:
+        await edge.kill()
+    assert alive.status_code == 200
+    assert (ready.status_code, ready.json()["parts"]["mesh"]) == (503, "no messaging instance serves")
