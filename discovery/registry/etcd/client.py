@@ -169,8 +169,8 @@ async def _renew(endpoint: Endpoint, metadata: Metadata, lease: int) -> int:
     try:
         # A call that has failed already takes no request, and says why when it is read.
         with suppress(asyncio.InvalidStateError):
+            # Half-closing is left to hang_up: in a call that breaks, done_writing raises what no caller of gRPC can name.
             await call.write(rpc_pb2.LeaseKeepAliveRequest(ID=lease))
-            await call.done_writing()
         answer = await call.read()
     finally:
         await hang_up(call)
