@@ -22,7 +22,7 @@ from services.messaging.marks import mark_events
 from services.messaging.recent import Brief, RecentRows, brief
 from services.messaging.settings import MessagingSettings
 from services.messaging.signals import Signals
-from services.messaging.supervision import describe, heed_cancellation, pause_s
+from services.messaging.supervision import describe, in_its_own_task, pause_s
 from services.ports.message_store import InboxStore, MarkRow
 
 Device = tuple[str, str]
@@ -77,10 +77,9 @@ class Acknowledgements:
                 self._news.clear()
             try:
                 async with asyncio.timeout(self._settings.engine_timeout_s):
-                    await self._work_off(batch)
+                    await in_its_own_task(self._work_off(batch))
                 failures = 0
             except Exception as error:  # noqa: BLE001 - whatever it was, the others' acknowledgements must go on
-                heed_cancellation()
                 failures += 1
                 metrics.ACKNOWLEDGEMENT_FAILURES.inc()
                 _log.warning("acknowledgements.failed", error=describe(error))

@@ -11,7 +11,6 @@ from typing import Generic, NoReturn, TypeVar
 from discovery.errors import Unavailable
 from services.delivery import UserEvent
 from services.messaging.inbox_projection import Teller
-from services.messaging.supervision import heed_cancellation
 from services.ports.message_store import DedupKey, Head, InboxRow, MessageRow, MessageStore
 
 _MOST_ITEMS = 4096
@@ -62,7 +61,6 @@ class Gathering(Generic[Item, Answer]):
         except Unavailable as error:
             _settle(taken, error)
         except Exception as error:  # noqa: BLE001 - it belongs to who asked
-            heed_cancellation()
             if len(taken) == 1:
                 _settle(taken, error)
             else:  # only the one whose items are at fault is to fail

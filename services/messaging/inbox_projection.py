@@ -31,7 +31,7 @@ from services.messaging.inboxing import (
 )
 from services.messaging.sequencing import cut_batch
 from services.messaging.settings import MessagingSettings
-from services.messaging.supervision import Status, heed_cancellation
+from services.messaging.supervision import Status
 from services.messaging.traces import inboxed
 from services.ports.log import Committed, Log
 from services.ports.message_store import Head, InboxRow
@@ -203,7 +203,6 @@ class InboxProjection:
         except TimeoutError:
             metrics.UNDELIVERED.labels("too slow").inc(len(events))
         except Exception:  # noqa: BLE001 - rows are durable, devices heal by their next sync: nothing may hold back commits
-            heed_cancellation()
             metrics.UNDELIVERED.labels("failed").inc(len(events))
             _log.exception("delivery.failed", partition=self._partition)
         return frozenset(arrival.user_id for arrival in arrivals)

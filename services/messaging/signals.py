@@ -9,7 +9,6 @@ import structlog
 from services.delivery import UserEvent
 from services.messaging import metrics
 from services.messaging.inbox_projection import Teller
-from services.messaging.supervision import heed_cancellation
 
 _MOST_EVENTS_A_BATCH = 1024
 _BATCH_TIMEOUT_S = 5.0
@@ -46,5 +45,4 @@ class Signals:
                 async with asyncio.timeout(_BATCH_TIMEOUT_S):
                     await self._teller.to_users(batch)
             except Exception:  # noqa: BLE001 - these may be lost, and the next ones must still go
-                heed_cancellation()
                 _log.exception("signals.failed")

@@ -2,15 +2,16 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import structlog
 
 from services.messaging import metrics
 from services.messaging.settings import MessagingSettings
 
+T = TypeVar("T")
 _log = structlog.get_logger("hither.messaging")
 
 
@@ -82,7 +83,7 @@ class Status:
 
 
 async def keep_running(
-    run: Callable[[], Awaitable[None]],
+    run: Callable[[], Coroutine[None, None, None]],
     status: Status,
     settings: MessagingSettings,
     on_failure: Callable[[], None] = lambda: None,
@@ -92,25 +93,34 @@ async def keep_running(
     while True:
         commits = status.commits
         try:
-            await run()
+            await in_its_own_task(run())
             raise RuntimeError("the projection ended by itself")  # noqa: TRY301 - handled like any other bug in it
         except Exception as error:  # noqa: BLE001 - whatever it was, the projection must come back and tell why
             status.failed(error)
-        heed_cancellation()
         on_failure()
         failures = 1 if status.commits > commits else failures + 1
         await asyncio.sleep(pause_s(failures, settings))
 
 
-def heed_cancellation() -> None:
-    """Raises CancelledError if the running task is being cancelled: for who goes on after whatever a task group raised.
+async def in_its_own_task(work: Coroutine[None, None, T]) -> T:
+    """The outcome of the work. Cancelled, it cancels the work, waits for its end, and is cancelled for sure.
 
-    A group whose children fail while it is being cancelled raises only what they raised, on Python before 3.13
-    (https://github.com/python/cpython/issues/116720), and a loop that took that for all there is would never end.
+    For loops that go on after whatever the work raised, if that holds task groups: on Python before 3.13 a group whose children
+    fail while it is being cancelled raises only what they raised (https://github.com/python/cpython/issues/116720). A
+    loop in the same task would take that for all there is, and never end.
     """
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait([task])
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+            if not task.cancelled() and (error := task.exception()) is not None:
+                _log.warning("failed while it was cancelled", error=describe(error))
+    if task.cancelled():  # by itself: a task that ends so would end everybody who waits for it, without a word
+        raise RuntimeError("the work was cancelled from inside")
+    return task.result()
 
 
 def pause_s(failures: int, settings: MessagingSettings) -> float:

@@ -9,13 +9,14 @@ import uuid
 from dataclasses import dataclass
 
 from cassandra import ConfigurationException, InvalidRequest
-from cassandra.cluster import Session
+from cassandra.cluster import NoHostAvailable, Session
 
 from discovery.errors import FailedPrecondition, Unavailable
 
 _STATEMENT_S = 30.0
 _LEASE_S = 60
 _WAIT_S = 90.0
+_SETTLE_S = 15.0
 _POLL_S = 0.2
 _KEYSPACE_ID = uuid.UUID("5f0c9f4c-53b4-5d07-9d5b-6c6f0a5f3b7e")
 
@@ -57,6 +58,18 @@ class Keyspace:
 
 def migrate(session: Session, keyspace: Keyspace) -> None:
     """Makes what is missing. Blocks. Raises SchemaTooNew, Unavailable if another process does not finish, and the driver's errors."""
+    end_s = time.monotonic() + _SETTLE_S
+    while True:
+        try:
+            return _make_what_is_missing(session, keyspace)
+        except NoHostAvailable:
+            # A node that is being told of a table by one process may know its name and not yet its id for another.
+            if time.monotonic() > end_s:
+                raise
+            time.sleep(_POLL_S)
+
+
+def _make_what_is_missing(session: Session, keyspace: Keyspace) -> None:
     if _version(session, keyspace) == len(STEPS):
         return
     _make_keyspace(session, keyspace)
