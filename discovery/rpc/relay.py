@@ -212,19 +212,6 @@ class RelaySession:
         if self._open.pop(number, None) is not None:
             self._answer(number, outcome)
 
-    async def _outcome(self, envelope: relay_pb2.RelayEnvelope) -> bytes:
-        if envelope.WhichOneof("kind") != "request":
-            raise InvalidArgument("only requests go this way")
-        request = envelope.request
-        timeout_s = min(request.timeout_ms, _MAX_TIMEOUT_MS) / 1000
-        trace = received_trace(request.traceparent)
-        call = Call(request.method, self.peer.speak_for(request.caller), time.monotonic() + timeout_s, *trace)
-        answer = await self._dispatcher.dispatch_bytes(request.method, request.payload, call)
-        if len(answer) > MAX_PAYLOAD_BYTES:
-            log.error("an answer is too large to be sent", method=request.method, size_bytes=len(answer))
-            raise Internal("the answer is too large to be sent")
-        return answer
-
     def _answer(self, number: int, outcome: bytes | HitherError) -> None:
         self._ready.append((number, outcome))
         self._news.set()

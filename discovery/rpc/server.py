@@ -62,6 +62,8 @@ _OPTIONS: Final = (
 
 log = structlog.get_logger(__name__)
 
+_SETTLE_S: Final = 1.0
+
 _Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
@@ -261,26 +263,30 @@ class _Streams:
 
     async def exchange(self, requests: AsyncIterator[bytes], context: _Context) -> None:
         """RelayService.Exchange."""
+        write = _Writing(context)
         try:
             peer = self._door.peer(context)
             check_access(methods()[_RELAY], peer.caller)
             with self._relays.attached(_text(dict(_metadata(context)).get(SESSION_KEY)), peer) as session:
                 if self._draining.is_set():
                     session.drain()
-                await session.serve(requests, context.write)
+                await session.serve(requests, write)
         except HitherError as error:
+            await write.settled()
             await _abort(context, error)
 
     async def deliver(self, requests: AsyncIterator[bytes], context: _Context) -> None:
         """DeliverService.Deliver."""
+        write = _Writing(context)
         try:
             peer = self._door.peer(context)
             check_access(methods()[_DELIVER], peer.caller)
             metadata = dict(_metadata(context))
             edge_id = _text(metadata.get(EDGE_KEY))
             with self._takings.attached(_text(metadata.get(SESSION_KEY)), peer) as session:
-                await session.serve(edge_id, requests, context.write, self._draining)
+                await session.serve(edge_id, requests, write, self._draining)
         except HitherError as error:
+            await write.settled()
             await _abort(context, error)
 
     def _new_relay(self, session_id: str, peer: Peer) -> RelaySession:
@@ -306,6 +312,35 @@ class _Streams:
             trace_id = new_trace_id()
             log.exception("an edge failed to take a batch", edge_id=edge_id, trace_id=trace_id)
             raise Internal(f"internal error, trace {trace_id}") from None
+
+
+class _Writing:
+    """Writes to a stream. A write whose caller is cancelled goes on: gRPC cannot end a stream with a status while a message is
+    on its way.
+    """
+
+    def __init__(self, context: _Context) -> None:
+        self._context = context
+        self._under_way: asyncio.Future[None] | None = None
+
+    async def __call__(self, message: bytes) -> None:
+        """Returns when the transport has taken the message."""
+        writing = self._under_way = asyncio.ensure_future(self._context.write(message))
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            writing.add_done_callback(_look_at)  # of a stream that broke nobody wants to hear any more
+            raise
+
+    async def settled(self) -> None:
+        """Returns when nothing is on its way; after a second at the latest, since a peer may have stopped to read."""
+        if self._under_way is not None:
+            await asyncio.wait((self._under_way,), timeout=_SETTLE_S)
+
+
+def _look_at(done: asyncio.Future[None]) -> None:
+    if not done.cancelled():
+        done.exception()
 
 
 def _metadata(context: _Context) -> tuple[tuple[str, str | bytes], ...]:

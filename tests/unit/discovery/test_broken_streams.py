@@ -1,9 +1,10 @@
 """Calls and batches between two processes while the network between them breaks, at random and at the worst moments."""
 
 import asyncio
+import itertools
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ DIRECTORY = "hither.directory.v1.DirectoryService"
 CREATE_USER = f"/{DIRECTORY}/CreateUser"
 QUICK = Pace(open_s=1.0, resume_s=1.0, tick_s=0.05, silent_ticks=3, first_pause_s=0.01, last_pause_s=0.05)
 CALLS = 2000
+CUTS = 15
 
 
 @dataclass(frozen=True)
@@ -56,21 +58,18 @@ async def broken() -> AsyncIterator[Broken]:
         yield Broken(here, there, proxy)
 
 
-async def cut_at_random(proxy: Proxy, seed: int) -> None:
-    chance = random.Random(seed)
-    while True:
-        await asyncio.sleep(chance.uniform(0.005, 0.08))
-        proxy.cut()
-
-
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_calls_are_done_exactly_once_however_often_the_connection_is_cut(broken: Broken, seed: int) -> None:
+    cut_at = set(random.Random(seed).sample(range(CALLS // 20, CALLS * 9 // 10), CUTS))
+    begun = itertools.count()
+
     async def answer(request: Message) -> Message:
+        if next(begun) in cut_at:
+            broken.proxy.cut()
         await asyncio.sleep(0.001 * (hash(request.user_id) % 30))  # type: ignore[attr-defined]
         return directory.CreateUserResponse()
 
     broken.there.servicer.behaviour = answer
-    cutting = asyncio.ensure_future(cut_at_random(broken.proxy, seed))
     many = asyncio.Semaphore(200)
 
     async def create(number: int) -> None:
@@ -78,9 +77,7 @@ async def test_calls_are_done_exactly_once_however_often_the_connection_is_cut(b
             await broken.create(number)
 
     await asyncio.gather(*(create(number) for number in range(CALLS)))
-    cutting.cancel()
 
-    assert broken.proxy.cuts > 3
     assert broken.here.mesh.stream_metrics.relay_out.resumes > 3
     assert broken.here.mesh.stream_metrics.relay_out.losses == 0
     assert broken.times_done() == {f"u{number}": 1 for number in range(CALLS)}
@@ -236,11 +233,17 @@ class Edge:
     def __init__(self) -> None:
         self.got: list[int] = []
         self.batches = 0
+        self.cut_at: list[int] = []
+        self.cut: Callable[[], None] = lambda: None
+        """Called when as many events have come as `cut_at` says next."""
 
     def take(self, batch: DeliverBatch) -> list[int]:
         self.batches += 1
         came = [target.connection_id for delivery in batch.deliveries for target in delivery.targets]
         self.got += came
+        if self.cut_at and len(self.got) > self.cut_at[0]:
+            del self.cut_at[0]
+            self.cut()
         return [number for number in came if number % 2]
 
 
@@ -257,7 +260,8 @@ async def edge(broken: Broken) -> Edge:
 async def test_events_reach_an_edge_once_and_in_order_however_often_the_connection_is_cut(
     broken: Broken, edge: Edge, seed: int
 ) -> None:
-    cutting = asyncio.ensure_future(cut_at_random(broken.proxy, seed))
+    edge.cut_at = sorted(random.Random(seed).sample(range(3000), CUTS))
+    edge.cut = broken.proxy.cut
     many = asyncio.Semaphore(100)
     gone: dict[int, list[int]] = {}
 
@@ -274,7 +278,6 @@ async def test_events_reach_an_edge_once_and_in_order_however_often_the_connecti
         if number % 20 == 0:
             await asyncio.sleep(0.002)
     await asyncio.gather(*delivering)
-    cutting.cancel()
 
     assert broken.here.mesh.stream_metrics.deliver_out.resumes > 3
     assert edge.got == list(range(3000))
