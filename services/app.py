@@ -305,7 +305,9 @@ class _Process:
 
 def _kind(names: Sequence[str]) -> str:
     """What a process of these services is called."""
-    return "hither" if len(names) == len(NAMES) else "+".join(names) or "edge"
+    if len(names) <= 1:
+        return names[0] if names else "edge"
+    return "hither" if len(names) == len(NAMES) else "services"
 
 
 def _edge_id(mesh: Mesh) -> str:
