@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.apart import Servers
 from tests.support.servers.cassandra import CassandraServer
-from tests.support.servers.etcd import EtcdCluster
+from tests.support.servers.etcd import EtcdCluster, etcd_server
 from tests.support.servers.kafka import KafkaServer
 from tests.support.servers.postgresql import PostgresqlServer
 from tests.support.servers.process import ServerMissing
@@ -49,6 +49,12 @@ def cassandra_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cassa
     for server in _running(lambda: CassandraServer(tmp_path_factory.mktemp("cassandra"))):
         yield server
         server.kill()  # nobody needs its data any more
+
+
+@pytest.fixture(scope="session")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
+    """One member of etcd with leases as short as 1 s, for who leaves it as it was and takes a cluster of a name of its own."""
+    yield from _running(lambda: etcd_server(tmp_path_factory.mktemp("etcd")))
 
 
 @pytest.fixture(scope="session")

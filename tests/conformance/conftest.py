@@ -6,7 +6,7 @@ A rig opens an adapter over one place that is its own and empty at first, and op
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -30,9 +30,7 @@ from services.storage.sqlite.log import SqliteLog
 from services.storage.sqlite.messages import SqliteMessageStore
 from tests.support.clock import ManualClock
 from tests.support.servers.cassandra import CassandraServer
-from tests.support.servers.etcd import EtcdCluster, etcd_server
 from tests.support.servers.postgresql import PostgresqlServer
-from tests.support.servers.process import ServerMissing
 from tests.support.servers.redis import RedisServer
 
 
@@ -273,16 +271,3 @@ async def bus(request: pytest.FixtureRequest) -> AsyncIterator[Bus]:
     bus: Bus = await request.param(request)
     yield bus
     await bus.close()
-
-
-@pytest.fixture(scope="session")
-def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
-    """One etcd for all tests that leave it as it was; each takes a cluster of a name of its own."""
-    try:
-        server = etcd_server(tmp_path_factory.mktemp("etcd"))
-    except ServerMissing as missing:
-        if os.environ.get("HITHER_REQUIRE_SERVERS") == "1":
-            pytest.fail(str(missing))
-        pytest.skip(str(missing))
-    with server:
-        yield server
