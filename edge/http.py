@@ -23,12 +23,12 @@ from starlette.types import Receive, Scope, Send
 from discovery.clock import Clock, SystemClock
 from discovery.contract import contract_files, methods
 from discovery.errors import Cancelled, DeadlineExceeded, HitherError, Internal
+from discovery.health import HealthReport
 from discovery.rpc.tracing import OpenSpan, open_span, received_trace, surround
 from edge.addresses import AddressLimiter
 from edge.asyncapi import asyncapi_document
 from edge.codec.json import to_json
 from edge.comments import Comments
-from edge.health import HealthReport
 from edge.http_settings import HttpSettings
 from edge.openapi import openapi_document
 from edge.pages import docs_page
@@ -234,12 +234,8 @@ def _fixed(body: bytes, media_type: str, headers: Mapping[str, str] | None = Non
 def _readiness(health: Health) -> _Page:
     def show() -> Answer:
         report = health()
-        body = {
-            "status": "ready" if report.ready else "not ready",
-            "parts": {name: why or "ready" for name, why in report.parts.items()},
-        }
         headers = {"Content-Type": _JSON, "Cache-Control": "no-store"}
-        return Answer(200 if report.ready else 503, to_json(body), headers)
+        return Answer(report.status, to_json(report.shown()), headers)
 
     return _Page(show)
 

@@ -21,6 +21,7 @@ import structlog
 from prometheus_client import REGISTRY
 
 from discovery.clock import SystemClock
+from discovery.health import HealthReport
 from discovery.ids import Snowflakes
 from discovery.membership import OtherPartitions
 from discovery.mesh import Mesh
@@ -32,7 +33,6 @@ from discovery.rpc.server import RpcServer
 from discovery.rpc.tls import TlsError, open_credentials
 from discovery.rpc.tokens import ResumeTokens, TokenVerifier
 from edge.gateway import Gateway
-from edge.health import HealthReport
 from edge.http import build_app
 from edge.server import EdgeServer
 from services.catalogue import NAMES, HandsOver, Service, TellsHealth, Wiring, make_service
@@ -40,6 +40,7 @@ from services.config import Config, ConfigError
 from services.data_directory import DataDirectory, Running
 from services.directory.tokens import TokenIssuer
 from services.edge_processes import EdgeCommand, EdgeProcesses, shared_port
+from services.engine_health import EngineHealth
 from services.engines import open_engines
 from services.messaging.service import SERVICE as MESSAGING
 from services.registries import EMBEDDED, open_registry
@@ -118,6 +119,7 @@ class _Process:
         self._clock = SystemClock()
         self._verifier = TokenVerifier(data.keys.verify_pem, data.cluster, self._clock)
         self._services: dict[str, Service] = {}
+        self._engine_health = EngineHealth(self._clock)
         self._stop = asyncio.Event()
         try:
             self._credentials = open_credentials(config.tls)
@@ -138,7 +140,7 @@ class _Process:
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         log.info("starting", version=version("hither"), cluster=data.cluster, settings=config.shown())
         async with (
-            open_engines(config, data, self._partitions) as engines,
+            open_engines(config, data, self._partitions, self._engine_health) as engines,
             open_registry(config.mesh, data.cluster, self._clock, self._token, self._credentials) as registry,
             self._joined(names, registry) as mesh,
         ):
@@ -175,7 +177,7 @@ class _Process:
     async def serve_alone(self, announce: Announce, mesh: Mesh, server: RpcServer) -> None:
         """Serves the services until it is time to stop."""
         telemetry = self._config.telemetry
-        async with MetricsServer(lambda: self._health().parts, telemetry.metrics_host, telemetry.metrics_port):
+        async with MetricsServer(self._health, telemetry.metrics_host, telemetry.metrics_port):
             await self._open(mesh, server)
             announce(server.address)
             await self._stop.wait()
@@ -201,7 +203,7 @@ class _Process:
         await self._open(mesh, server)
         telemetry = self._config.telemetry
         async with (
-            MetricsServer(lambda: self._health().parts, telemetry.metrics_host, telemetry.metrics_port),
+            MetricsServer(self._health, telemetry.metrics_host, telemetry.metrics_port),
             shared_port(process.host, process.port) as port,
         ):
             command = EdgeCommand(
@@ -291,7 +293,8 @@ class _Process:
     def _health_at(self, mesh: Mesh) -> HealthReport:
         """An edge is ready for clients when somebody can take their messages."""
         reachable = "" if mesh.view.of(MESSAGING).serving else "no messaging instance serves"
-        return HealthReport({**self._health().parts, "mesh": reachable})
+        own = self._health()
+        return HealthReport({**own.parts, "mesh": reachable}, own.engines)
 
     def _health(self) -> HealthReport:
         return HealthReport(
@@ -299,7 +302,8 @@ class _Process:
                 name: "; ".join(str(problem) for problem in service.health())
                 for name, service in self._services.items()
                 if isinstance(service, TellsHealth)
-            }
+            },
+            self._engine_health.problems(),
         )
 
 

@@ -13,6 +13,7 @@ from discovery.clock import SystemClock
 from services.config import Config, ConfigError
 from services.data_directory import DataDirectory
 from services.directory.ports import DirectoryStore
+from services.engine_health import EngineHealth
 from services.ports.bus import Bus
 from services.ports.cache import Cache
 from services.ports.device_store import DeviceStore
@@ -36,11 +37,14 @@ class Engines:
     Raises ConfigError for a URL that names no engine, and whatever an engine raises that cannot be opened.
     """
 
-    def __init__(self, config: Config, data: DataDirectory, partitions: int, stack: AsyncExitStack) -> None:
+    def __init__(
+        self, config: Config, data: DataDirectory, partitions: int, health: EngineHealth, stack: AsyncExitStack
+    ) -> None:
         self._urls = config.engines
         self._cache_keys = config.process.cache_keys
         self._data = data
         self._partitions = partitions
+        self._health = health
         self._stack = stack
         self._opened: dict[str, _Closable] = {}
 
@@ -71,8 +75,9 @@ class Engines:
     async def _once(self, name: str, open_engine: Callable[[str], Awaitable[T]]) -> T:
         engine = self._opened.get(name)
         if engine is None:
-            engine = self._opened[name] = await open_engine(getattr(self._urls, name))
-            self._stack.push_async_callback(engine.close)
+            opened = await open_engine(getattr(self._urls, name))
+            self._stack.push_async_callback(opened.close)
+            engine = self._opened[name] = self._health.watch(name, opened)
         return cast(T, engine)
 
     async def _open_log(self, url: str) -> Log:
@@ -160,7 +165,9 @@ def _split(engine: str, url: str, scheme: str) -> _Parts:
 
 
 @asynccontextmanager
-async def open_engines(config: Config, data: DataDirectory, partitions: int) -> AsyncIterator[Engines]:
-    """The engines of a process, for the time of the block."""
+async def open_engines(
+    config: Config, data: DataDirectory, partitions: int, health: EngineHealth
+) -> AsyncIterator[Engines]:
+    """The engines of a process, for the time of the block; `health` watches over them."""
     async with AsyncExitStack() as stack:
-        yield Engines(config, data, partitions, stack)
+        yield Engines(config, data, partitions, health, stack)

@@ -5,7 +5,7 @@ For its operator only: on loopback unless told otherwise, without credentials, a
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
@@ -18,6 +18,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
+
+from discovery.health import HealthReport
 
 MOST_CONNECTIONS: Final = 16
 """Connections at a time; one more is hung up on."""
@@ -32,10 +34,8 @@ _JSON: Final = "application/json"
 
 log = structlog.get_logger(__name__)
 
-Health = Callable[[], Mapping[str, str]]
-"""Each part of the process by name, with an empty string if it is ready and else why it is not, safe to show. Called in the
-event loop: it must not wait.
-"""
+Health = Callable[[], HealthReport]
+"""Called in the event loop: it must not wait."""
 
 
 class MetricsServer:
@@ -134,12 +134,7 @@ def _app(health: Health, registry: CollectorRegistry) -> Starlette:
         return Response(b'{"status":"alive"}', media_type=_JSON)
 
     async def readyz(_request: Request) -> Response:
-        parts = health()
-        ready = not any(parts.values())
-        body = {
-            "status": "ready" if ready else "not ready",
-            "parts": {name: why or "ready" for name, why in parts.items()},
-        }
-        return Response(json.dumps(body), 200 if ready else 503, media_type=_JSON)
+        report = health()
+        return Response(json.dumps(report.shown()), report.status, media_type=_JSON)
 
     return Starlette(routes=[Route("/metrics", metrics), Route("/healthz", healthz), Route("/readyz", readyz)])

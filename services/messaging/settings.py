@@ -45,7 +45,7 @@ class MessagingSettings:
     """How long a partition that has moved may take to finish the sends that it took here."""
     retry_min_s: float = 0.1
     """First pause of a projection that failed; doubled each time."""
-    retry_max_s: float = 10.0
+    retry_max_s: float = 2.0
     """Longest pause of a projection that fails."""
     most_pending_acknowledgements: int = 50_000
     """Devices whose acknowledgement waits; more are refused as OVERLOADED."""

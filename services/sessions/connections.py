@@ -30,7 +30,9 @@ _MOST_LISTED = 1_000
 
 
 class Connections:
-    """The live connections of the users that this process owns. Raises Unavailable (ENGINE_DOWN) when an engine is away."""
+    """The live connections of the users that this process owns. Raises Unavailable (ENGINE_DOWN) when an engine is away, as far
+    as the registry cannot do without it.
+    """
 
     def __init__(
         self,
@@ -57,7 +59,8 @@ class Connections:
             device = await self._devices.touch(user_id, device_id, self._clock.now_ms(), self._settings.most_devices)
             if device is None:
                 raise TooManyDevices(f"A user has at most {self._settings.most_devices} devices; remove one.")
-            before = (await self._registry.of_user(user_id)).get(device_id)
+            # One that is not known now, its edge learns at its next renewal that it was replaced.
+            before = (await self._registry.as_far_as_known(user_id)).get(device_id)
             await self._registry.hold([connection])
         if before is not None and before != connection:
             self._evictions.add(before)
@@ -85,7 +88,7 @@ class Connections:
 
     async def _renew_of_user(self, user_id: str, connections: Sequence[Connection]) -> Sequence[int]:
         async with self._one_by_one(user_id):
-            held = await self._registry.of_user(user_id)
+            held = await self._registry.as_far_as_known(user_id)
             kept = [connection for connection in connections if held.get(connection.device_id) == connection]
             lost = [connection for connection in connections if connection.device_id not in held]
             if lost:

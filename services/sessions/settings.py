@@ -19,3 +19,7 @@ class SessionsSettings:
     """Connections that wait to be closed; of more, the edge learns at its next renewal."""
     evictions_at_once: int = 16
     """Evictions under way at a time, so that an edge that hangs does not hold up the others'."""
+    most_held: int = 1_000_000
+    """Connections that are held in memory for the time that the cache is away; beyond, those that run out first are not."""
+    cache_check_s: float = 5.0
+    """How often it is looked whether the cache has lost what it held."""

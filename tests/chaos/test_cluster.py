@@ -6,57 +6,15 @@ the file that HITHER_TEST_REPORT names.
 """
 
 import asyncio
-import os
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
-from tests.chaos.storm import PEOPLE, Storm
-from tests.support.apart import TWO_OF_EACH, RunningCluster, Servers, running_cluster
+from tests.chaos.judging import judge
+from tests.chaos.storm import Storm
+from tests.support.apart import RunningCluster, Servers
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.asyncio(loop_scope="module")]
-
-UNHURRIED = {
-    "HITHER_MESSAGING_SEND_RATE_PER_S": "100000",
-    "HITHER_MESSAGING_SEND_BURST": "100000",
-    "HITHER_EDGE_FRAMES_PER_S": "100000",
-    "HITHER_EDGE_FRAMES_BURST": "100000",
-    "HITHER_PROCESS_LOG_LEVEL": "warning",
-    "HITHER_PROCESS_DRAIN_S": "2",
-}
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def cluster(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningCluster]:
-    data = tmp_path_factory.mktemp("storm") / "data"
-    async with running_cluster(data, servers, UNHURRIED, TWO_OF_EACH) as cluster:
-        yield cluster
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def storm(cluster: RunningCluster) -> AsyncIterator[Storm]:
-    names = [f"p{number}" for number in range(PEOPLE)]
-    tokens = (await cluster.run("token", *names, "--device", "phone")).split()
-    async with Storm(cluster.urls, tokens) as storm:
-        await storm.everybody_acked(0.0, times=2)
-        yield storm
-
-
-def report(line: str) -> None:
-    print(line)  # noqa: T201 (shown with -s, and when a test fails)
-    if name := os.environ.get("HITHER_TEST_REPORT"):
-        with Path(name).open("a") as file:
-            file.write(line + "\n")
-
-
-async def judge(storm: Storm, fault: str, since_s: float) -> None:
-    """Waits until everybody's messages are acked again, reports what the fault cost, and checks everything."""
-    await storm.everybody_acked(time.monotonic(), times=2)
-    report(f"{fault}: {storm.figures(since_s)}")
-    assert await storm.problems() == []
 
 
 async def test_without_a_fault_nothing_is_lost(storm: Storm) -> None:

@@ -8,6 +8,7 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
+from discovery.health import HealthReport
 from discovery.rpc import metrics_server
 from discovery.rpc.metrics_server import MOST_CONNECTIONS, MetricsServer
 
@@ -18,7 +19,8 @@ class Operated:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.parts = {"log": "", "ring": ""}
-        self.server = MetricsServer(lambda: self.parts, "127.0.0.1", 0, self.registry)
+        self.engines: dict[str, str] = {}
+        self.server = MetricsServer(lambda: HealthReport(self.parts, self.engines), "127.0.0.1", 0, self.registry)
 
     async def get(self, path: str) -> httpx.Response:
         async with httpx.AsyncClient(base_url=f"http://{self.server.address}") as http:
@@ -52,7 +54,20 @@ async def test_it_is_ready_when_every_part_is(operated: Operated) -> None:
 
     assert (ready.status_code, ready.json()["status"]) == (200, "ready")
     assert unready.status_code == 503
-    assert unready.json() == {"status": "not ready", "parts": {"log": "the log is away", "ring": "ready"}}
+    assert unready.json() == {
+        "status": "not ready",
+        "parts": {"log": "the log is away", "ring": "ready"},
+        "engines": {},
+    }
+
+
+async def test_an_engine_that_is_away_degrades_a_process_and_leaves_it_ready(operated: Operated) -> None:
+    operated.engines["cache"] = "away"
+
+    answer = await operated.get("/readyz")
+
+    assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
+    assert answer.json()["engines"] == {"cache": "away"}
 
 
 async def test_it_has_nothing_else_and_changes_nothing(operated: Operated) -> None:

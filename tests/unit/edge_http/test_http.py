@@ -16,8 +16,8 @@ from prometheus_client import CollectorRegistry
 
 from discovery.contract import MethodSpec
 from discovery.errors import AlreadyExists, Cancelled, HitherError, PermissionDenied, Unauthenticated, Unavailable
+from discovery.health import HealthReport
 from discovery.rpc.call import ANONYMOUS, Caller, Role
-from edge.health import HealthReport
 from edge.http import build_app
 from edge.http_settings import HttpSettings
 from hither.directory.v1 import directory_service_pb2

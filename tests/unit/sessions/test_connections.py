@@ -242,7 +242,7 @@ async def test_a_renewal_never_overwrites_a_connection_that_comes_meanwhile(
 
 
 async def test_an_engine_that_is_away_is_told_as_such_also_from_a_batch(desk: SessionsDesk) -> None:
-    await desk.cache.close()
+    await desk.devices.close()
 
     with pytest.raises(Unavailable) as down:
         await desk.renew(ON_EDGE_1, connection("edge-1", 8, user_id="bob"))
