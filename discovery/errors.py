@@ -36,6 +36,8 @@ class HitherError(Exception):
     """A call failed in a way that its contract names. `message` is for developers and safe to show to any caller."""
 
     reason = "BUG"
+    retry_s: float | None = None
+    """When to come back, where an error of the class does not say it itself."""
 
     def __init__(
         self,
@@ -49,7 +51,7 @@ class HitherError(Exception):
         super().__init__(message)
         self.message = message
         self.reason = reason or type(self).reason
-        self.retry_after_s = retry_after_s
+        self.retry_after_s = type(self).retry_s if retry_after_s is None else retry_after_s
         self.violations = tuple(violations)
         self.metadata = dict(metadata or {})
 
@@ -115,6 +117,7 @@ class Unavailable(HitherError):
     """The operation cannot be done now, or its outcome is not known."""
 
     reason = "ENGINE_DOWN"
+    retry_s = 1.0
 
 
 class DeadlineExceeded(HitherError):
