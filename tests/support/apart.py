@@ -6,13 +6,17 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
+
+import httpx
 
 from tests.support.runner import HitherProcess, run_hither, websocket_url
 from tests.support.servers.cassandra import CassandraServer
 from tests.support.servers.etcd import EtcdCluster
 from tests.support.servers.kafka import KafkaServer
 from tests.support.servers.postgresql import PostgresqlServer
+from tests.support.servers.process import free_port
 from tests.support.servers.redis import RedisServer
 
 SERVICES = ("directory", "sessions", "messaging", "presence", "location", "push")
@@ -63,6 +67,7 @@ class RunningCluster:
         self.urls: list[str] = []
         self._turns: Iterator[str] = iter(())
         self._ports: dict[str, int] = {}
+        self._operators_ports: dict[str, int] = {}
         self._folder = data.parent / f"{data.name}-logs"
         self._folder.mkdir()
         for services in layout:
@@ -123,6 +128,12 @@ class RunningCluster:
         """Output of another `hither` command on the same data. Fails if it does."""
         return await run_hither((*arguments, "--data", str(self.data)), self.settings)
 
+    async def health(self, name: str) -> dict[str, Any]:
+        """What /readyz of a process of services says."""
+        async with httpx.AsyncClient() as http:
+            answer = await http.get(f"http://127.0.0.1:{self._operators_ports[name]}/readyz")
+        return answer.json()  # type: ignore[no-any-return]
+
     def log(self) -> str:
         """The ends of all logs."""
         return "\n".join(f"--- {name}\n{process.log()}" for name, process in self.processes.items())
@@ -132,7 +143,9 @@ class RunningCluster:
 
     def _process(self, name: str, *arguments: str) -> HitherProcess:
         command = (*arguments, "--data", str(self.data))
-        return HitherProcess(command, self._folder / f"{name}.log", self.settings)
+        port = self._operators_ports[name] = free_port()
+        settings = {**self.settings, "HITHER_TELEMETRY_METRICS_PORT": str(port)}
+        return HitherProcess(command, self._folder / f"{name}.log", settings)
 
 
 @asynccontextmanager

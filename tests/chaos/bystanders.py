@@ -1,0 +1,70 @@
+"""Two friends beside a storm, who find out what works while something is away."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+
+from tests.support.apart import RunningCluster
+from tests.support.people import WAIT_S, Frame, Line, Person, befriend, line, sign_up
+
+
+class Bystanders:
+    """Ann and Bob, friends who have talked, each with a device that is connected; and Eve, whom nobody knows yet."""
+
+    def __init__(self, ann: Person, bob: Person, eve: Person, anns: Line, bobs: Line) -> None:
+        self.ann = ann
+        self.bob = bob
+        self.eve = eve
+        self._anns = anns
+        self._bobs = bobs
+        self._numbers = itertools.count(1)
+
+    async def talk(self) -> str:
+        """Ann's message is acked, and Bob's device gets it while it is connected; the text."""
+        text = f"number {next(self._numbers)}"
+        client_id = text
+        async with asyncio.timeout(WAIT_S):
+            while (answer := await self._say(text, client_id))["type"] != "ack":
+                await asyncio.sleep(answer["retry_after_ms"] / 1000)
+        got = await self._bobs.next("message")
+        assert got["message"]["text"] == text
+        return text
+
+    async def say(self) -> Frame:
+        """What Ann is answered to one attempt to send."""
+        text = f"number {next(self._numbers)}"
+        return await self._say(text, text)
+
+    async def is_noticed(self) -> None:
+        """Ann goes away and comes back, and Bob learns of both."""
+        for status in ("AWAY", "ONLINE"):
+            answer = await self._anns.ask("set_presence", status=status)
+            assert answer["type"] == "ok", answer
+            await self._bobs.next("presence", user_id=self.ann.user_id, status=status)
+
+    async def read_back(self) -> list[str]:
+        """The texts that Bob finds in his inbox."""
+        page = await self.bob.get("/inbox")
+        return [event["message"]["message"]["text"] for event in page["events"] if "message" in event]
+
+    async def ask_eve(self) -> httpx.Response:
+        """What Ann is answered when she wants to be Eve's friend."""
+        return await self.ann.request("POST", "/friends", {"friend_id": self.eve.user_id})
+
+    async def _say(self, text: str, client_id: str) -> Frame:
+        return await self._anns.ask("send_message", to=self.bob.user_id, client_id=client_id, text=text)
+
+
+@asynccontextmanager
+async def bystanders(cluster: RunningCluster) -> AsyncIterator[Bystanders]:
+    """The three, as new users of the cluster."""
+    async with httpx.AsyncClient(base_url=cluster.url, timeout=WAIT_S) as http:
+        ann, bob, eve = [await sign_up(http, name) for name in ("ann", "bob", "eve")]
+        await befriend(ann, bob)
+        async with line(cluster.websocket_url, ann) as anns, line(cluster.websocket_url, bob) as bobs:
+            people = Bystanders(ann, bob, eve, anns, bobs)
+            await people.talk()
+            yield people
