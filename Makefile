@@ -22,8 +22,9 @@ gen: .venv/.ready ## Generate gen/ anew.
 up: .venv/.ready ## Run Hither on http://127.0.0.1:8080.
 	$(BIN)/hither up
 
-demo: .venv/.ready ## Play a story with real clients against a real server.
-	$(BIN)/python -m demo.story
+demo: .venv/.ready ## Play a story with real clients; ENGINES=distributed: on etcd, Kafka, Cassandra, PostgreSQL, Redis.
+	$(if $(filter distributed,$(ENGINES)),$(BIN)/python -m tests.support.servers )$(BIN)/python -m demo.story$(if \
+		$(filter distributed,$(ENGINES)), --apart)
 
 servers: .venv/.ready ## Run the servers of a cluster on loopback; prints the settings to use.
 	@$(BIN)/python -m tests.support.servers

@@ -27,8 +27,8 @@ class Bystanders:
         text = f"number {next(self._numbers)}"
         client_id = text
         async with asyncio.timeout(WAIT_S):
-            while (answer := await self._say(text, client_id))["type"] != "ack":
-                await asyncio.sleep(answer["retry_after_ms"] / 1000)
+            while (answer := await self._say(text, client_id))["type"] != "ack":  # noqa: ASYNC110 (the answer says when to come back)
+                await asyncio.sleep(int(answer["retry_after_ms"]) / 1000)
         got = await self._bobs.next("message")
         assert got["message"]["text"] == text
         return text
@@ -47,8 +47,8 @@ class Bystanders:
 
     async def read_back(self) -> list[str]:
         """The texts that Bob finds in his inbox."""
-        page = await self.bob.get("/inbox")
-        return [event["message"]["message"]["text"] for event in page["events"] if "message" in event]
+        page = await self._bobs.ask("sync", pos="0", limit=200)
+        return [event["message"]["text"] for event in page["events"] if event["type"] == "message"]
 
     async def ask_eve(self) -> httpx.Response:
         """What Ann is answered when she wants to be Eve's friend."""

@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from demo.record import Record, Sighting
 from hither_client import (
@@ -27,11 +27,11 @@ class Device:
     """A device of a person: connected or not, it remembers its place and notes what it is handed."""
 
     def __init__(
-        self, owner: str, kind: str, url: str, token: str, record: Record, tell: Callable[[Sighting], None]
+        self, owner: str, kind: str, urls: Sequence[str], token: str, record: Record, tell: Callable[[Sighting], None]
     ) -> None:
         self.name = f"{owner}'s {kind}"
         self.token = token
-        self._url = url
+        self._urls = urls
         self._record = record
         self._tell = tell
         self._cursor = MemoryCursorStore()
@@ -45,7 +45,7 @@ class Device:
 
     async def go_online(self) -> None:
         """Connects, and goes on from where the device was."""
-        self._client = HitherClient(self._url, self.token, cursor=self._cursor, open_timeout_s=WAIT_S, proxy=None)
+        self._client = HitherClient(self._urls, self.token, cursor=self._cursor, open_timeout_s=WAIT_S, proxy=None)
         await self._client.open()
         self._watcher = asyncio.create_task(self._watch(self._client))
 
@@ -115,17 +115,17 @@ class Device:
 
 
 class Person:
-    """Somebody with an account and one or more devices."""
+    """Somebody with an account and one or more devices, which connect to the first of the URLs that answers."""
 
-    def __init__(self, user_id: str, url: str, record: Record, tell: Callable[[Sighting], None]) -> None:
+    def __init__(self, user_id: str, urls: Sequence[str], record: Record, tell: Callable[[Sighting], None]) -> None:
         self.user_id = user_id
         self.name = user_id.capitalize()
         self.devices: dict[str, Device] = {}
         self._password = uuid.uuid4().hex
-        self._url = url
+        self._urls = urls
         self._record = record
         self._tell = tell
-        self.rest = RestClient(url)
+        self.rest = RestClient(urls[0])
 
     async def sign_up(self) -> None:
         """Makes the account."""
@@ -134,11 +134,11 @@ class Person:
     async def sign_in(self, kind: str) -> Device:
         """Signs a device in."""
         tokens = await self.rest.sign_in(self.user_id, self._password, kind)
-        device = Device(self.name, kind, self._url, tokens.access_token, self._record, self._tell)
+        device = Device(self.name, kind, self._urls, tokens.access_token, self._record, self._tell)
         self.devices[kind] = device
         if len(self.devices) == 1:
             await self.rest.close()
-            self.rest = RestClient(self._url, tokens.access_token)
+            self.rest = RestClient(self._urls[0], tokens.access_token)
         return device
 
     async def leave(self) -> None:

@@ -1,4 +1,4 @@
-"""Alice, Bob and Carol talk through a server that is killed in the middle: `python -m demo.story`.
+"""Alice, Bob and Carol talk through a server that is killed in the middle: `python -m demo.story [--apart]`.
 
 Exits with 0 only if nothing that was acked was lost, doubled or out of order, on any device.
 """
@@ -18,7 +18,7 @@ from websockets.typing import Subprotocol
 
 from demo.cast import WAIT_S, Device, Person
 from demo.record import Record, judge
-from demo.server import Server
+from demo.server import Apart, Server
 from demo.telling import Teller
 from hither_client import Ack, Message, RestClient
 
@@ -141,7 +141,7 @@ async def retry(stage: Stage) -> None:
     async with (
         asyncio.timeout(WAIT_S),
         connect(
-            stage.server.url.replace("http", "ws", 1) + "/ws",
+            stage.server.urls[0].replace("http", "ws", 1) + "/ws",
             subprotocols=[Subprotocol("hither.v1.json")],
             additional_headers={"authorization": f"Bearer {tablet.token}"},
             proxy=None,
@@ -183,10 +183,10 @@ async def survive(stage: Stage) -> None:
                 await ack
         acked = len(stage.record.acks) - already
         await stage.server.kill()
-        stage.teller.say(f"{len(sends)} messages are on their way, {acked} are acked: the server is killed")
+        stage.teller.say(f"{len(sends)} messages are on their way, {acked} are acked: {stage.server.victim} is killed")
         begun = time.monotonic()
         await stage.server.start()
-        stage.teller.say(f"it is up again after {(time.monotonic() - begun) * 1000:.0f} ms, same data, same port")
+        stage.teller.say(f"up again after {(time.monotonic() - begun) * 1000:.0f} ms, same data, same port")
     acks = [task.result() for task in sends]
     stage.record.burst.update(ack.client_id for ack in acks)
     stage.teller.say(f"all {len(acks)} are acked {(time.monotonic() - begun) * 1000:.0f} ms after the kill")
@@ -234,12 +234,14 @@ async def _all_have(acks: Sequence[Ack], devices: Sequence[Device]) -> None:
             waits.create_task(device.wait_for(acks))
 
 
-async def play(data: Path, picture: Path | None = None) -> bool:
-    """The whole story on a fresh data directory; whether all of it held."""
+async def play(server: Server, picture: Path | None = None) -> bool:
+    """The whole story on a server without any users; whether all of it held."""
     teller, record = Teller(picture), Record()
-    async with Server(data) as server:
-        teller.say(f"A server runs at {server.url}, its data in {data}")
-        alice, bob, carol = (Person(name, server.url, record, teller.delivery) for name in ("alice", "bob", "carol"))
+    async with server:
+        teller.say(server.describe())
+        # Bob begins at another edge than the others, where there are several.
+        urls = {"alice": server.urls, "bob": server.urls[::-1], "carol": server.urls}
+        alice, bob, carol = (Person(name, its, record, teller.delivery) for name, its in urls.items())
         stage = Stage(server, teller, record, alice, bob, carol)
         try:
             for part in (sign_up, become_friends, talk, talk_in_a_group, miss_and_catch_up, retry, survive):
@@ -254,10 +256,16 @@ def main() -> int:
     """0 if all of it held."""
     parser = argparse.ArgumentParser(description="Plays a story with real clients against a real server.")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="write what is printed as an SVG too")
-    picture: Path | None = parser.parse_args().picture
+    parser.add_argument(
+        "--apart",
+        action="store_true",
+        help="on processes that run apart, with the engines and the registry that HITHER_* variables name",
+    )
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="hither-demo-") as folder:
         try:
-            return 0 if asyncio.run(play(Path(folder) / "data", picture)) else 1
+            data = Path(folder) / "data"
+            return 0 if asyncio.run(play(Apart(data) if options.apart else Server(data), options.picture)) else 1
         except (StoryError, TimeoutError) as error:
             print(f"\nThe story broke off: {error or type(error).__name__}", file=sys.stderr)
             log = Path(folder) / "server.log"

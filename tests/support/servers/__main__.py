@@ -1,10 +1,13 @@
 """`make servers`: etcd (three members), Redis, PostgreSQL, Kafka and Cassandra on loopback and free ports, until interrupted.
 
-Prints the settings with which `hither serve` and `hither edge` find them, as shell lines. Their data are in a temporary
-folder and go when they stop.
+Prints the settings with which `hither serve` and `hither edge` find them, as shell lines. Or, with a command as arguments, runs
+that with the settings in its environment, and ends with it and its status. The data are in a temporary folder and go when
+the servers stop.
 """
 
+import os
 import signal
+import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -32,7 +35,10 @@ def main() -> int:
                 stack.enter_context(PostgresqlServer()),
                 stack.enter_context(RedisServer(folder / "redis")),
             )
-            for key, value in servers.settings().items():
+            settings = servers.settings()
+            if command := sys.argv[1:]:
+                return subprocess.run(command, env={**os.environ, **settings}, check=False).returncode
+            for key, value in settings.items():
                 print(f"export {key}='{value}'")
             print("# ready: Ctrl-C stops the servers and forgets their data", flush=True)
             signal.pause()
