@@ -34,6 +34,10 @@ class LocationServicer(LocationServiceServicer):
         """Not built yet."""
         raise _not_built()
 
+    async def EndLiveLocation(self, request: pb.EndLiveLocationRequest, context: object) -> NoReturn:
+        """Not built yet."""
+        raise _not_built()
+
 
 def _not_built() -> Unimplemented:
     return Unimplemented("Whereabouts are not built yet.", reason="NOT_BUILT")
