@@ -94,7 +94,7 @@ class EnginesSettings:
     messages: str = "embedded"
     """Or cassandra://HOST:PORT[,HOST:PORT...]/KEYSPACE[?replication=3]."""
     devices: str = "embedded"
-    """Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE."""
+    """Of devices and live-location sessions. Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE."""
     directory: str = "embedded"
     """Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE."""
     cache: str = "embedded"

@@ -16,6 +16,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from services.ports.bus import Bus
 from services.ports.cache import Cache
 from services.ports.device_store import DeviceStore
+from services.ports.live_session_store import LiveSessionStore
 from services.ports.log import Log
 from services.ports.message_store import MessageStore
 from services.storage.cassandra.messages import CassandraMessageStore
@@ -25,6 +26,8 @@ from services.storage.memory.cache import MemoryCache
 from services.storage.redis.bus import RedisBus
 from services.storage.redis.cache import RedisCache
 from services.storage.sql.devices import SqlDeviceStore
+from services.storage.sql.directory import sqlite_url
+from services.storage.sql.live_sessions import SqlLiveSessionStore
 from services.storage.sqlite.devices import SqliteDeviceStore
 from services.storage.sqlite.log import SqliteLog
 from services.storage.sqlite.messages import SqliteMessageStore
@@ -69,6 +72,7 @@ class Rig(Generic[Port]):
 LogRig = Rig[Log]
 MessageStoreRig = Rig[MessageStore]
 DeviceStoreRig = Rig[DeviceStore]
+LiveSessionStoreRig = Rig[LiveSessionStore]
 
 
 def sqlite_log(folder: Path) -> LogRig:
@@ -125,6 +129,17 @@ def postgresql_device_store(request: pytest.FixtureRequest) -> DeviceStoreRig:
     return Rig(lambda: SqlDeviceStore.open(url))
 
 
+def sqlite_live_session_store(request: pytest.FixtureRequest) -> LiveSessionStoreRig:
+    folder: Path = request.getfixturevalue("tmp_path")
+    return Rig(lambda: SqlLiveSessionStore.open(sqlite_url(folder / "live_sessions.db")))
+
+
+def postgresql_live_session_store(request: pytest.FixtureRequest) -> LiveSessionStoreRig:
+    server: PostgresqlServer = request.getfixturevalue("postgresql_server")
+    url = server.new_database()
+    return Rig(lambda: SqlLiveSessionStore.open(url))
+
+
 MESSAGE_STORES: dict[str, Callable[[pytest.FixtureRequest], MessageStoreRig]] = {
     "sqlite": sqlite_message_store,
     "cassandra": cassandra_message_store,
@@ -132,6 +147,11 @@ MESSAGE_STORES: dict[str, Callable[[pytest.FixtureRequest], MessageStoreRig]] = 
 DEVICE_STORES: dict[str, Callable[[pytest.FixtureRequest], DeviceStoreRig]] = {
     "sqlite": sqlite_device_store,
     "postgresql": postgresql_device_store,
+}
+
+LIVE_SESSION_STORES: dict[str, Callable[[pytest.FixtureRequest], LiveSessionStoreRig]] = {
+    "sqlite": sqlite_live_session_store,
+    "postgresql": postgresql_live_session_store,
 }
 
 
@@ -252,6 +272,18 @@ async def device_store_rig(request: pytest.FixtureRequest) -> AsyncIterator[Devi
 @pytest.fixture
 async def devices(device_store_rig: DeviceStoreRig) -> DeviceStore:
     return await device_store_rig.open()
+
+
+@pytest.fixture(params=list(LIVE_SESSION_STORES.values()), ids=list(LIVE_SESSION_STORES))
+async def live_session_store_rig(request: pytest.FixtureRequest) -> AsyncIterator[LiveSessionStoreRig]:
+    rig: LiveSessionStoreRig = request.param(request)
+    yield rig
+    await rig.dispose()
+
+
+@pytest.fixture
+async def live_sessions(live_session_store_rig: LiveSessionStoreRig) -> LiveSessionStore:
+    return await live_session_store_rig.open()
 
 
 @pytest.fixture(params=list(CACHES.values()), ids=list(CACHES))

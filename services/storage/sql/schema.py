@@ -7,6 +7,7 @@ from sqlalchemy import (
     Column,
     ForeignKey,
     Index,
+    Integer,
     LargeBinary,
     MetaData,
     SmallInteger,
@@ -27,6 +28,7 @@ _NAMES = {
 }
 METADATA = MetaData(naming_convention=_NAMES)
 DEVICES_METADATA = MetaData(naming_convention=_NAMES)
+LIVE_SESSIONS_METADATA = MetaData(naming_convention=_NAMES)
 
 USERS = Table(
     "users",
@@ -101,4 +103,25 @@ DEVICES = Table(
     Column("device_id", ID, primary_key=True),
     Column("cursor", BigInteger, nullable=False),
     Column("last_seen_ms", BigInteger, nullable=False),
+)
+
+LIVE_SESSIONS = Table(
+    "live_sessions",
+    LIVE_SESSIONS_METADATA,
+    Column("session_id", ID, primary_key=True),
+    Column("conversation_id", ID, nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("user_id", ID, nullable=False),
+    Column("opaque", SmallInteger, nullable=False),
+    Column("started_ms", BigInteger, nullable=False),
+    Column("expires_ms", BigInteger, nullable=False),
+    Column("keep_until_ms", BigInteger, nullable=False),
+    Column("ending", SmallInteger, nullable=False),
+    Column("ended_ms", BigInteger, nullable=False),
+    Column("announced", SmallInteger, nullable=False),
+    Column("told", SmallInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Index(None, "conversation_id", "ending", "session_id"),
+    Index(None, "partition", "told", "session_id"),
+    Index(None, "told", "keep_until_ms"),
 )
