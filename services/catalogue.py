@@ -66,8 +66,9 @@ async def _directory(wiring: Wiring) -> Service:
 
 
 async def _sessions(wiring: Wiring) -> Service:
-    cache, devices = await wiring.engines.cache(), await wiring.engines.devices()
-    return Sessions(wiring.mesh, cache, devices, wiring.clock, wiring.config.sessions)
+    cache, devices, bus = await wiring.engines.cache(), await wiring.engines.devices(), await wiring.engines.bus()
+    live_sessions = await wiring.engines.live_sessions()
+    return Sessions(wiring.mesh, cache, devices, live_sessions, bus, wiring.clock, wiring.config.sessions)
 
 
 async def _messaging(wiring: Wiring) -> Service:
