@@ -5,10 +5,18 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
+from discovery.clock import Clock
 from discovery.errors import HitherError, PermissionDenied
 from hither.directory.v1.directory_service_pb2 import ResolveConversationRequest, ResolveConversationResponse
 from hither.location.v1.location_service_pb2 import EndLiveLocationRequest, EndLiveLocationResponse
 from hither.messaging.v1.messaging_service_pb2 import PostMessageRequest, PostMessageResponse
+from hither.sessions.v1.sessions_pb2 import Connection, LiveLocation
+from hither.sessions.v1.sessions_service_pb2 import (
+    GetLiveLocationsRequest,
+    GetLiveLocationsResponse,
+    LookupConnectionsRequest,
+    LookupConnectionsResponse,
+)
 from services.ports.live_session_store import Ending, LiveSessionRow
 
 
@@ -108,3 +116,50 @@ class FakeLocation:
         self.ended.append(request)
         self.heard.set()
         return EndLiveLocationResponse()
+
+
+class FakeSessions:
+    """Live locations that go on, and connections. `looked_up` counts the questions after live locations."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.going_on: dict[str, LiveLocation] = {}
+        self.connections: list[Connection] = []
+        self.fails: HitherError | None = None
+        self.looked_up = 0
+
+    def start(self, session_id: str, user_id: str, lasts_s: float = 3600, opaque: bool = False) -> str:
+        """The user shares from now on."""
+        live = LiveLocation(
+            session_id=session_id, conversation_id=session_id.partition("~")[0], user_id=user_id, opaque=opaque
+        )
+        live.expires_at.FromMilliseconds(self._clock.now_ms() + round(lasts_s * 1000))
+        self.going_on[session_id] = live
+        return session_id
+
+    def connect(self, user_id: str, connection_id: int, device_id: str = "phone", edge_id: str = "edge") -> None:
+        """The device has this connection now, and no other."""
+        self.disconnect(user_id, device_id)
+        self.connections.append(
+            Connection(user_id=user_id, device_id=device_id, edge_id=edge_id, connection_id=connection_id)
+        )
+
+    def disconnect(self, user_id: str, device_id: str = "phone") -> None:
+        """The device has no connection."""
+        self.connections = [one for one in self.connections if (one.user_id, one.device_id) != (user_id, device_id)]
+
+    async def GetLiveLocations(self, request: GetLiveLocationsRequest, context: object) -> GetLiveLocationsResponse:
+        self.looked_up += 1
+        if self.fails is not None:
+            raise self.fails
+        now_ms = self._clock.now_ms()
+        found = [live for live in self.going_on.values() if live.conversation_id == request.conversation_id]
+        return GetLiveLocationsResponse(
+            live_locations=[live for live in found if live.expires_at.ToMilliseconds() > now_ms]
+        )
+
+    async def LookupConnections(self, request: LookupConnectionsRequest, context: object) -> LookupConnectionsResponse:
+        if self.fails is not None:
+            raise self.fails
+        found = [one for one in self.connections if one.user_id in request.user_ids]
+        return LookupConnectionsResponse(connections=found)
