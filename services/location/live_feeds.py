@@ -115,8 +115,6 @@ class LiveFeeds:
         kept: dict[Hashable, _Waiting] = {}
         for slot, one in offered.items():
             one.tries += 1
-            if slot in newer:
-                continue
             if one.tries >= self._settings.deliver_tries:
                 _dropped.inc()
             else:

@@ -78,9 +78,7 @@ class LiveLocations:
         number = shared.next_number()
         fix.timestamp.FromMilliseconds(self._clock.now_ms())
         await self._cache.put_point(session_id, number, fix)
-        if (
-            self._shares.find(session_id) is not shared
-        ):  # it has ended meanwhile, and its points were forgotten before this one
+        if shared.is_over:  # it ended meanwhile, and its points were forgotten before this one was kept
             await self._cache.forget_points(session_id)
             raise LiveLocationEnded("The live location has ended.")
         if self._shares.point(shared, number, fix, self._clock.monotonic_s()):
@@ -108,7 +106,9 @@ class LiveLocations:
         conversation_id = conversation_of(session_id)
         async with self._one_by_one(conversation_id):
             await self.load_watchers(conversation_id)
-            self._shares.end(session_id)
+            shared = self._shares.end(session_id)
+            if shared is not None:
+                shared.is_over = True
         event = LiveLocationEndedEvent(session_id=session_id, reason=reason)
         self._tell(self._watchers.of(conversation_id), session_id, "live_location_ended", event)
         try:

@@ -28,11 +28,11 @@ class MemoryLiveSessions:
         self.fails: HitherError | None = None
 
     async def add(self, row: LiveSessionRow) -> LiveSessionRow:
-        self._check()
+        await self._check()
         return self.rows.setdefault(row.session_id, row)
 
     async def replace(self, before: LiveSessionRow, after: LiveSessionRow) -> bool:
-        self._check()
+        await self._check()
         stands = self.rows.get(before.session_id)
         if stands is None or stands.version != before.version:
             return False
@@ -40,21 +40,21 @@ class MemoryLiveSessions:
         return True
 
     async def find(self, session_id: str) -> LiveSessionRow | None:
-        self._check()
+        await self._check()
         return self.rows.get(session_id)
 
     async def active_in(self, conversation_id: str, limit: int) -> Sequence[LiveSessionRow]:
-        self._check()
+        await self._check()
         rows = [row for _, row in sorted(self.rows.items()) if row.conversation_id == conversation_id]
         return [row for row in rows if row.ending is Ending.NONE][:limit]
 
     async def open_in(self, partition: int, after_session_id: str, limit: int) -> Sequence[LiveSessionRow]:
-        self._check()
+        await self._check()
         rows = [row for _, row in sorted(self.rows.items()) if row.partition == partition and not row.told]
         return [row for row in rows if row.session_id > after_session_id][:limit]
 
     async def purge(self, before_ms: int, limit: int) -> int:
-        self._check()
+        await self._check()
         old = [name for name, row in self.rows.items() if row.told and row.keep_until_ms < before_ms][:limit]
         for name in old:
             del self.rows[name]
@@ -63,7 +63,8 @@ class MemoryLiveSessions:
     async def close(self) -> None:
         """Nothing to let go of."""
 
-    def _check(self) -> None:
+    async def _check(self) -> None:
+        await asyncio.sleep(0)
         if self.fails is not None:
             raise self.fails
 

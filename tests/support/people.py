@@ -127,6 +127,10 @@ class Line:
                     return received
                 self._kept.append(received)
 
+    def passed_over(self, type_: str) -> list[Frame]:
+        """The frames of the type that have come and that no wait has taken."""
+        return [frame for frame in self._kept if frame["type"] == type_]
+
     async def texts(self, count: int) -> list[str]:
         """The texts of the next messages, in the order in which they came."""
         return [(await self.next("message"))["message"]["text"] for _ in range(count)]

@@ -147,6 +147,24 @@ async def test_a_point_that_is_on_its_way_when_the_session_ends_leaves_nothing(d
     assert desk.lats() == [1.0]
 
 
+async def test_a_point_that_the_cache_takes_late_does_not_come_after_a_newer_one(desk: Desk, world: World) -> None:
+    put_field = world.cache.put_field
+    await desk.watch("ben")
+    await desk.move(1.0)
+
+    async def overtaken(key: str, field: str, value: bytes, ttl_s: float) -> None:
+        world.cache.put_field = put_field  # type: ignore[method-assign]
+        await desk.move(3.0)
+        await put_field(key, field, value, ttl_s)
+
+    world.cache.put_field = overtaken  # type: ignore[method-assign] # once
+    await desk.move(2.0)
+    [view] = await desk.watch("ben")
+
+    assert desk.lats() == [1.0, 3.0]
+    assert view.latest.lat == 3.0
+
+
 async def test_a_successor_tells_those_who_watched_before_it_came(desk: Desk, world: World) -> None:
     await desk.watch("ben")
     await desk.move(1.0)

@@ -137,6 +137,7 @@ async def test_a_viewer_who_connects_again_and_watches_is_told_by_the_new_connec
     await desk.move(1.0)
 
     assert (desk.lats(BEN), desk.lats(8)) == ([], [1.0])
+    assert len(desk.live._watchers) == 1
 
 
 async def test_a_silent_watcher_stays_while_its_connection_lives(desk: Desk) -> None:
@@ -157,6 +158,16 @@ async def test_a_silent_watcher_whose_connection_is_gone_is_forgotten_when_its_l
     await desk.wait(119)
     assert len(desk.live._watchers) == 1
     await desk.wait(2)
+
+    assert len(desk.live._watchers) == 0
+
+
+async def test_a_lease_that_was_renewed_comes_to_its_end_too(desk: Desk) -> None:
+    await desk.watch("ben")
+    await desk.wait(121)
+    desk.world.sessions.disconnect("ben")
+
+    await desk.wait(121)
 
     assert len(desk.live._watchers) == 0
 
@@ -272,6 +283,19 @@ async def test_after_news_an_old_answer_serves_nobody(desk: Desk) -> None:
     await desk.move(3.0)
 
     assert desk.lats() == [1.0, 3.0]
+
+
+async def test_a_removal_that_cannot_be_looked_into_at_once_is_when_the_directory_is_back(desk: Desk) -> None:
+    await desk.watch("ben")
+    await desk.move(1.0)
+    desk.world.directory.members["g.1"].remove("ben")
+    desk.world.directory.fails = Unavailable()
+    await desk.news("conversation g.1")
+    desk.world.directory.fails = None
+
+    await desk.live.step()
+
+    assert desk.types() == ["live_location", "live_location_ended"]
 
 
 async def test_silence_is_told_once_and_a_new_point_makes_it_live_again(desk: Desk) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from discovery.ids import direct_conversation_id
 from discovery.rpc.call import Call, Caller, Role, serve_call
 from hither.location.v1.location_pb2 import EndReason
 from hither.sessions.v1 import sessions_service_pb2 as pb
-from services.ports.live_session_store import Ending
+from services.ports.live_session_store import Ending, LiveSessionRow
 from services.sessions.live_keeper import LiveKeeper
 from services.sessions.live_lease import MEDIA_TYPE
 from services.sessions.service import Sessions
@@ -154,6 +155,7 @@ async def test_a_start_that_is_repeated_gets_the_first_answer_and_says_nothing_t
     desk.world.clock.advance(5)
 
     assert await desk.start(request_id="r1") == first
+    assert await desk.active() == [first.session_id]
     await desk.stop(first.session_id)
     assert await desk.start(request_id="r1") == first
 
@@ -261,6 +263,50 @@ async def test_a_sharer_who_is_removed_stops_sharing_as_soon_as_it_is_known(desk
 
     assert desk.world.ended() == [f"{started.session_id} REMOVED"]
     assert [said["event"] for said in desk.world.said()] == ["started", "started"]
+
+
+async def test_news_that_come_while_the_members_are_asked_for_are_looked_into(desk: Desk) -> None:
+    started = await desk.start()
+    resolve = desk.world.directory.ResolveConversation
+
+    async def remove_meanwhile(request: Any, context: object) -> Any:
+        desk.world.directory.ResolveConversation = resolve  # type: ignore[method-assign]
+        answer = await resolve(request, context)
+        desk.world.directory.members["g.1"].remove("ann")
+        desk.keeper.changed("directory.changes", b"conversation g.1")
+        return answer
+
+    desk.world.directory.ResolveConversation = remove_meanwhile  # type: ignore[method-assign] # once
+    await desk.wait(60)
+    await desk.keeper.step()
+
+    assert desk.world.ended() == [f"{started.session_id} REMOVED"]
+
+
+async def test_a_renewal_beside_the_expiry_wins(desk: Desk) -> None:
+    started = await desk.start(duration_s=60)
+    replace_row = desk.world.store.replace
+
+    async def renew_first(before: LiveSessionRow, after: LiveSessionRow) -> bool:
+        desk.world.store.replace = replace_row  # type: ignore[method-assign]
+        await replace_row(before, replace(before, expires_ms=before.expires_ms + 60_000))
+        return await replace_row(before, after)
+
+    desk.world.store.replace = renew_first  # type: ignore[method-assign] # once
+    await desk.wait(60)
+
+    assert (await desk.active(), desk.world.ended()) == ([started.session_id], [])
+
+
+async def test_the_first_ending_stays(desk: Desk) -> None:
+    started = await desk.start(duration_s=60)
+    desk.world.location.fails = Unavailable()
+    await desk.wait(60)
+    await desk.stop(started.session_id)
+    desk.world.location.fails = None
+    await desk.wait(2)
+
+    assert desk.world.ended() == [f"{started.session_id} EXPIRED"]
 
 
 async def test_a_removal_of_which_no_news_came_is_noticed_all_the_same(desk: Desk) -> None:
