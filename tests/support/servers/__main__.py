@@ -5,6 +5,7 @@ that with the settings in its environment, and ends with it and its status. The 
 the servers stop.
 """
 
+import logging
 import os
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from tests.support.servers.redis import RedisServer
 def main() -> int:
     """Runs the servers; returns the exit status."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # says at each attempt that Kafka is not ready yet
     with tempfile.TemporaryDirectory(prefix="hither-servers-") as name, ExitStack() as stack:
         folder = Path(name)
         try:
