@@ -93,6 +93,8 @@ class EnginesSettings:
     `prefix` goes before the names of topics, so that several clusters can share a Kafka."""
     messages: str = "embedded"
     """Or cassandra://HOST:PORT[,HOST:PORT...]/KEYSPACE[?replication=3]."""
+    history: str = "embedded"
+    """Where users were in the last seven days. Or cassandra://... as for `messages`; both may share a keyspace."""
     devices: str = "embedded"
     """Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE."""
     directory: str = "embedded"

@@ -17,6 +17,7 @@ from services.engine_health import EngineHealth
 from services.ports.bus import Bus
 from services.ports.cache import Cache
 from services.ports.device_store import DeviceStore
+from services.ports.location_history import LocationHistory
 from services.ports.log import Log
 from services.ports.message_store import MessageStore
 
@@ -64,6 +65,10 @@ class Engines:
         """Users, friendships and conversations."""
         return await self._once("directory", self._open_directory)
 
+    async def history(self) -> LocationHistory:
+        """Where users were."""
+        return await self._once("history", self._open_history)
+
     async def cache(self) -> Cache:
         """Connections and presence."""
         return await self._once("cache", self._open_cache)
@@ -102,11 +107,18 @@ class Engines:
             return await SqliteMessageStore.open(self._data.database("messages"))
         from services.storage.cassandra.messages import CassandraMessageStore
 
-        parts = _split("messages", url, "cassandra")
-        hosts = [host.rpartition(":")[0] for host in parts.hosts.split(",")]
-        port = int(parts.hosts.rpartition(":")[2])
-        replication = int(parts.query.get("replication", "1"))
-        return await CassandraMessageStore.open(hosts, port, parts.path, replication=replication)
+        hosts, port, keyspace, replication = _cassandra("messages", url)
+        return await CassandraMessageStore.open(hosts, port, keyspace, replication=replication)
+
+    async def _open_history(self, url: str) -> LocationHistory:
+        if url == EMBEDDED:
+            from services.storage.sqlite.history import SqliteLocationHistory
+
+            return await SqliteLocationHistory.open(self._data.database("history"), SystemClock())
+        from services.storage.cassandra.history import CassandraLocationHistory
+
+        hosts, port, keyspace, replication = _cassandra("history", url)
+        return await CassandraLocationHistory.open(hosts, port, keyspace, SystemClock(), replication=replication)
 
     async def _open_devices(self, url: str) -> DeviceStore:
         if url == EMBEDDED:
@@ -162,6 +174,13 @@ def _split(engine: str, url: str, scheme: str) -> _Parts:
         raise ConfigError(f"engines: {engine} is {EMBEDDED!r} or {scheme}://..., not {parts.scheme or url}://...")
     query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
     return _Parts(parts.netloc.rpartition("@")[2], parts.path.lstrip("/"), query)
+
+
+def _cassandra(engine: str, url: str) -> tuple[list[str], int, str, int]:
+    """Contact points, port, keyspace and replication."""
+    parts = _split(engine, url, "cassandra")
+    hosts = [host.rpartition(":")[0] for host in parts.hosts.split(",")]
+    return hosts, int(parts.hosts.rpartition(":")[2]), parts.path, int(parts.query.get("replication", "1"))
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 A rig opens an adapter over one place that is its own and empty at first, and opens it again over the same place.
 """
 
+import asyncio
 import hashlib
 import os
 from abc import ABC, abstractmethod
@@ -13,11 +14,14 @@ from typing import Generic, Protocol, TypeVar
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 
+from discovery.clock import Clock, SystemClock
 from services.ports.bus import Bus
 from services.ports.cache import Cache
 from services.ports.device_store import DeviceStore
+from services.ports.location_history import LocationHistory
 from services.ports.log import Log
 from services.ports.message_store import MessageStore
+from services.storage.cassandra.history import CassandraLocationHistory
 from services.storage.cassandra.messages import CassandraMessageStore
 from services.storage.kafka.log import KafkaLog
 from services.storage.memory.bus import MemoryBus
@@ -26,6 +30,7 @@ from services.storage.redis.bus import RedisBus
 from services.storage.redis.cache import RedisCache
 from services.storage.sql.devices import SqlDeviceStore
 from services.storage.sqlite.devices import SqliteDeviceStore
+from services.storage.sqlite.history import SqliteLocationHistory
 from services.storage.sqlite.log import SqliteLog
 from services.storage.sqlite.messages import SqliteMessageStore
 from tests.support.clock import ManualClock
@@ -128,6 +133,40 @@ def postgresql_device_store(request: pytest.FixtureRequest) -> DeviceStoreRig:
 MESSAGE_STORES: dict[str, Callable[[pytest.FixtureRequest], MessageStoreRig]] = {
     "sqlite": sqlite_message_store,
     "cassandra": cassandra_message_store,
+}
+
+
+class HistoryRig(Rig[LocationHistory]):
+    """`clock` is the history's; `pass_time` lets time pass for its engine, too."""
+
+    def __init__(self, make: Callable[[Clock], Awaitable[LocationHistory]], clock: Clock) -> None:
+        super().__init__(lambda: make(clock))
+        self.clock = clock
+
+    async def pass_time(self, seconds: float) -> None:
+        """Returns when so much time has passed."""
+        if isinstance(self.clock, ManualClock):
+            self.clock.advance(seconds)
+        else:
+            await asyncio.sleep(seconds)
+
+
+def sqlite_history(request: pytest.FixtureRequest) -> HistoryRig:
+    folder: Path = request.getfixturevalue("tmp_path")
+    return HistoryRig(lambda clock: SqliteLocationHistory.open(folder / "history.db", clock), ManualClock())
+
+
+def cassandra_history(request: pytest.FixtureRequest) -> HistoryRig:
+    server: CassandraServer = request.getfixturevalue("cassandra_server")
+    server.empty("history")
+    return HistoryRig(
+        lambda clock: CassandraLocationHistory.open(["127.0.0.1"], server.port, "history", clock), SystemClock()
+    )
+
+
+HISTORIES: dict[str, Callable[[pytest.FixtureRequest], HistoryRig]] = {
+    "sqlite": sqlite_history,
+    "cassandra": cassandra_history,
 }
 DEVICE_STORES: dict[str, Callable[[pytest.FixtureRequest], DeviceStoreRig]] = {
     "sqlite": sqlite_device_store,
@@ -252,6 +291,18 @@ async def device_store_rig(request: pytest.FixtureRequest) -> AsyncIterator[Devi
 @pytest.fixture
 async def devices(device_store_rig: DeviceStoreRig) -> DeviceStore:
     return await device_store_rig.open()
+
+
+@pytest.fixture(params=list(HISTORIES.values()), ids=list(HISTORIES))
+async def history_rig(request: pytest.FixtureRequest) -> AsyncIterator[HistoryRig]:
+    rig: HistoryRig = request.param(request)
+    yield rig
+    await rig.dispose()
+
+
+@pytest.fixture
+async def history(history_rig: HistoryRig) -> LocationHistory:
+    return await history_rig.open()
 
 
 @pytest.fixture(params=list(CACHES.values()), ids=list(CACHES))

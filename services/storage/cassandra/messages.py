@@ -4,7 +4,6 @@ A write that returned is in the commit log of a majority of the datacenter's rep
 have `commitlog_sync: batch` or `group`; of another setting the store warns when it is opened. So flush has nothing to wait for.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Self
@@ -19,14 +18,13 @@ from services.storage.cassandra.conversations import Conversations
 from services.storage.cassandra.engine import Engine
 from services.storage.cassandra.inboxes import Inboxes
 from services.storage.cassandra.marks import Marks
-from services.storage.cassandra.schema import Keyspace, migrate
+from services.storage.cassandra.schema import Keyspace, checked_name, migrate
 
 PLACES_A_BUCKET = 10_000
 SENT_TTL_S = 30 * 24 * 3600
 _LEAST_SENT_TTL_S = 7 * 24 * 3600
 _MARKS_FOR_EACH = 10
 """recent_marks gives at most this many for each conversation asked for, on average."""
-_KEYSPACE_NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
 _SYNC_MODE = "SELECT value FROM system_views.settings WHERE name = 'commitlog_sync'"
 _SYNC_MODE_S = 5.0
 _log = structlog.get_logger(__name__)
@@ -62,13 +60,12 @@ class CassandraMessageStore:
         `keyspace` is a lower-case name; it is made, if need be, with `replication` copies in the datacenter. `sent_ttl_s` is at
         least 7 days. `places_a_bucket` must never change for a keyspace. Raises ValueError, SchemaTooNew, or Unavailable.
         """
-        if not _KEYSPACE_NAME.fullmatch(keyspace):
-            raise ValueError(f"{keyspace!r} cannot name a keyspace: lower-case letters, digits and underscores")
         if sent_ttl_s < _LEAST_SENT_TTL_S:
             raise ValueError("ids that were sent must be kept for at least 7 days")
+        place = Keyspace(checked_name(keyspace), replication)
         engine = await Engine.open(contact_points, port, datacenter)
         try:
-            await engine.run_blocking(partial(migrate, keyspace=Keyspace(keyspace, replication)))
+            await engine.run_blocking(partial(migrate, keyspace=place))
             await engine.run_blocking(_warn_unless_durable)
             buckets = Buckets(places_a_bucket)
             return cls(
