@@ -49,7 +49,8 @@ class Places:
         half_lat = np.sin((self.lat[others] - self.lat[person]) / 2)
         half_lng = np.sin((self.lng[others] - self.lng[person]) / 2)
         squared = half_lat * half_lat + self.cos[person] * self.cos[others] * half_lng * half_lng
-        return np.less_equal(squared, _NEAR)
+        near: npt.NDArray[np.bool_] = squared <= _NEAR
+        return near
 
 
 _NEAR: Final = float(np.sin(RADIUS_M / _EARTH_M / 2) ** 2)

@@ -4,6 +4,7 @@ The random-waypoint model (Johnson and Maltz 1996) on a grid: along one street, 
 closer together towards the centre. Everything follows from the seed.
 """
 
+import math
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -75,7 +76,8 @@ class Streets:
     @property
     def lng(self) -> Metres:
         """In degrees."""
-        return _CENTRE[1] + (self._x - self._side_m / 2) / (_M_PER_DEGREE * np.cos(np.radians(_CENTRE[0])))
+        narrowing = math.cos(math.radians(_CENTRE[0]))
+        return _CENTRE[1] + (self._x - self._side_m / 2) / (_M_PER_DEGREE * narrowing)
 
     def place(self, person: int) -> Place:
         """Where the person is."""
