@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from discovery.errors import HitherError, ResourceExhausted
-from services.storage.redis.connections import RedisSettings, away, client_of
+from services.storage.redis.connections import RedisSettings, away, pool_of
 from services.storage.redis.metrics import BUGS
 
 _log = structlog.get_logger(__name__)
@@ -35,7 +35,7 @@ class Publisher:
 
     def __init__(self, url: str, settings: RedisSettings) -> None:
         # One connection, so that the server gets the batches in their order.
-        self._client: Redis = client_of(url, 1, settings)
+        self._client = Redis.from_pool(pool_of(url, 1, settings))
         self._settings = settings
         self._waiting: deque[_Item] = deque()
         self._waiting_bytes = 0
