@@ -3,6 +3,7 @@
 A rig opens an adapter over one place that is its own and empty at first, and opens it again over the same place.
 """
 
+import asyncio
 import hashlib
 import os
 from abc import ABC, abstractmethod
@@ -220,16 +221,35 @@ async def cluster_cache(request: pytest.FixtureRequest) -> CacheRig:
 CACHES = {"memory": memory_cache, "redis": redis_cache, "sentinel": sentinel_cache, "cluster": cluster_cache}
 
 
-async def memory_bus(request: pytest.FixtureRequest) -> Bus:
-    return MemoryBus()
+class BusRig:
+    """A bus, and the servers that it listens at: none, if it is never away from its news."""
+
+    def __init__(self, bus: Bus, *servers: RedisServer) -> None:
+        self.bus = bus
+        self._servers = servers
+
+    async def interrupt(self) -> None:
+        """Ends the connections over which news come; the bus is to come back by itself."""
+        for server in self._servers:
+            await asyncio.to_thread(server.ask, "CLIENT", "KILL", "TYPE", "pubsub")
 
 
-async def redis_bus(request: pytest.FixtureRequest) -> Bus:
+async def memory_bus(request: pytest.FixtureRequest) -> BusRig:
+    return BusRig(MemoryBus())
+
+
+async def redis_bus(request: pytest.FixtureRequest) -> BusRig:
     server: RedisServer = request.getfixturevalue("redis_server")
-    return await RedisBus.open(server.url)
+    return BusRig(await RedisBus.open(server.url), server)
 
 
-BUSES = {"memory": memory_bus, "redis": redis_bus}
+async def sentinel_bus(request: pytest.FixtureRequest) -> BusRig:
+    servers: SentinelSet = request.getfixturevalue("sentinel_set")
+    return BusRig(await RedisBus.open(servers.url), servers.primary())
+
+
+BUSES = {"memory": memory_bus, "redis": redis_bus, "sentinel": sentinel_bus}
+LOSSY_BUSES = {name: make for name, make in BUSES.items() if name != "memory"}
 
 
 @pytest.fixture(autouse=True)
@@ -289,7 +309,12 @@ def cache(cache_rig: CacheRig) -> Cache:
 
 
 @pytest.fixture(params=list(BUSES.values()), ids=list(BUSES))
-async def bus(request: pytest.FixtureRequest) -> AsyncIterator[Bus]:
-    bus: Bus = await request.param(request)
-    yield bus
-    await bus.close()
+async def bus_rig(request: pytest.FixtureRequest) -> AsyncIterator[BusRig]:
+    rig: BusRig = await request.param(request)
+    yield rig
+    await rig.bus.close()
+
+
+@pytest.fixture
+def bus(bus_rig: BusRig) -> Bus:
+    return bus_rig.bus

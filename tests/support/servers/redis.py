@@ -104,6 +104,15 @@ class SentinelSet(_Group):
         self.url = f"redis+sentinel://{self.hosts}/{self.NAME}"
         super().__init__([*self.servers, *self.sentinels])
 
+    def start(self) -> None:
+        """See _Group. What they are to watch is there first: they look at it once in ten seconds."""
+        for server in self.servers:
+            server.start()
+        _until(lambda: len(_replicas_of(self.servers[0])) == 1, "the replica")
+        for sentinel in self.sentinels:
+            sentinel.start()
+        self.agree()
+
     def primary(self) -> RedisServer:
         """The one that the Sentinels call so."""
         port = int(_masters(self._sentinel_ports[0])[self.NAME]["port"])

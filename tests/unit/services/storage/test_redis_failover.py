@@ -1,4 +1,4 @@
-"""The cache where several Redis stand in for each other: on Sentinels, and on a Cluster. A primary is killed and nobody restarts."""
+"""Cache and bus where several Redis stand in for each other. A primary is killed, and no process of ours restarts."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Iterator
@@ -195,3 +195,26 @@ async def test_account_database_and_tls_are_those_of_the_url() -> None:
         ("b", 26379, "ca.pem"),
     ]
     assert [one["password"] for one in asking] == [None, None]
+
+
+async def test_a_bus_on_sentinels_comes_back_at_the_next_primary_and_tells_of_the_gap(sentinels: SentinelSet) -> None:
+    here, there = await RedisBus.open(sentinels.url, SETTINGS), await RedisBus.open(sentinels.url, SETTINGS)
+    news: asyncio.Queue[bytes] = asyncio.Queue()
+    gaps: asyncio.Queue[str] = asyncio.Queue()
+    await there.subscribe("t", lambda _, payload: news.put_nowait(payload), gaps.put_nowait)
+    await here.publish("t", b"before")
+    dead = sentinels.primary()
+
+    await asyncio.to_thread(dead.kill)
+    async with asyncio.timeout(30):
+        assert await gaps.get() == "t"
+        seen = {await outcome(here.publish("t", b"meanwhile"))}
+        while "done" not in seen:
+            seen.add(await outcome(here.publish("t", b"meanwhile")))
+        told = [await news.get(), await news.get()]
+
+    assert told == [b"before", b"meanwhile"]
+    assert seen <= {"ENGINE_DOWN", "done"}
+    assert await asyncio.to_thread(sentinels.primary) is not dead
+    await here.close()
+    await there.close()
