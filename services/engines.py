@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar, cast
 from urllib.parse import parse_qs, urlsplit
 
 from discovery.clock import SystemClock
+from discovery.registry.port import Registry
 from services.config import Config, ConfigError
 from services.data_directory import DataDirectory
 from services.directory.ports import DirectoryStore
@@ -20,6 +21,8 @@ from services.ports.log import Log
 from services.ports.message_store import MessageStore
 
 EMBEDDED = "embedded"
+REGISTRY = "registry"
+"""The servers that the registry names."""
 _REDIS = ("redis", "rediss", "redis+sentinel", "rediss+sentinel")
 
 
@@ -37,11 +40,14 @@ class Engines:
     Raises ConfigError for a URL that names no engine, and whatever an engine raises that cannot be opened.
     """
 
-    def __init__(self, config: Config, data: DataDirectory, partitions: int, stack: AsyncExitStack) -> None:
+    def __init__(
+        self, config: Config, data: DataDirectory, partitions: int, registry: Registry, stack: AsyncExitStack
+    ) -> None:
         self._urls = config.engines
         self._cache_keys = config.process.cache_keys
         self._data = data
         self._partitions = partitions
+        self._registry = registry
         self._stack = stack
         self._opened: dict[str, _Closable] = {}
 
@@ -138,6 +144,13 @@ class Engines:
             from services.storage.memory.bus import MemoryBus
 
             return MemoryBus()
+        if urlsplit(url).scheme == REGISTRY or url == REGISTRY:
+            from services.storage.redis.sharded import ShardedBus
+
+            account = _account("bus", url)
+            return await ShardedBus.open(
+                self._registry, self._partitions, lambda address: f"redis://{account}{address}"
+            )
         from services.storage.redis.bus import RedisBus
 
         _split("bus", url, *_REDIS)
@@ -163,6 +176,15 @@ def _split(engine: str, url: str, *schemes: str) -> _Parts:
     return _Parts(parts.netloc.rpartition("@")[2], parts.path.lstrip("/"), query)
 
 
+def _account(engine: str, url: str) -> str:
+    """What stands before the hosts, "USER:PASSWORD@" or nothing, in "registry" or "registry://USER:PASSWORD@"."""
+    parts = urlsplit(url)
+    account, at, hosts = parts.netloc.rpartition("@")
+    if hosts or parts.path not in ("", REGISTRY) or parts.query:
+        raise ConfigError(f"engines: {engine} is {REGISTRY!r} or {REGISTRY}://USER:PASSWORD@")
+    return account + at
+
+
 @contextmanager
 def _refused(engine: str) -> Iterator[None]:
     """What an engine cannot make of its URL is an error of the configuration."""
@@ -173,7 +195,9 @@ def _refused(engine: str) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def open_engines(config: Config, data: DataDirectory, partitions: int) -> AsyncIterator[Engines]:
-    """The engines of a process, for the time of the block."""
+async def open_engines(
+    config: Config, data: DataDirectory, partitions: int, registry: Registry
+) -> AsyncIterator[Engines]:
+    """The engines of a process, for the time of the block. Some find their servers in the registry."""
     async with AsyncExitStack() as stack:
-        yield Engines(config, data, partitions, stack)
+        yield Engines(config, data, partitions, registry, stack)

@@ -14,6 +14,8 @@ from typing import Generic, Protocol, TypeVar
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 
+from discovery.clock import SystemClock
+from discovery.registry.embedded import EmbeddedRegistry
 from services.ports.bus import Bus
 from services.ports.cache import Cache
 from services.ports.device_store import DeviceStore
@@ -25,14 +27,16 @@ from services.storage.memory.bus import MemoryBus
 from services.storage.memory.cache import MemoryCache
 from services.storage.redis.bus import RedisBus
 from services.storage.redis.cache import RedisCache
+from services.storage.redis.sharded import ShardedBus
 from services.storage.sql.devices import SqlDeviceStore
 from services.storage.sqlite.devices import SqliteDeviceStore
 from services.storage.sqlite.log import SqliteLog
 from services.storage.sqlite.messages import SqliteMessageStore
+from tests.support.bus_servers import announce
 from tests.support.clock import ManualClock
 from tests.support.servers.cassandra import CassandraServer
 from tests.support.servers.postgresql import PostgresqlServer
-from tests.support.servers.redis import RedisCluster, RedisServer, SentinelSet
+from tests.support.servers.redis import BusServers, RedisCluster, RedisServer, SentinelSet
 
 
 class Closable(Protocol):
@@ -109,6 +113,7 @@ class KafkaRig(LogRig):
 KAFKA_ADDRESS = "HITHER_TEST_KAFKA"
 """The variable that names the run's Kafka, for this process and those that it starts."""
 KAFKA_PARTITIONS = 8
+BUS_PARTITIONS = 256
 
 
 def cassandra_message_store(request: pytest.FixtureRequest) -> MessageStoreRig:
@@ -248,7 +253,14 @@ async def sentinel_bus(request: pytest.FixtureRequest) -> BusRig:
     return BusRig(await RedisBus.open(servers.url), servers.primary())
 
 
-BUSES = {"memory": memory_bus, "redis": redis_bus, "sentinel": sentinel_bus}
+async def sharded_bus(request: pytest.FixtureRequest) -> BusRig:
+    group: BusServers = request.getfixturevalue("bus_servers")
+    registry = EmbeddedRegistry(SystemClock())
+    await announce(registry, *group.servers)
+    return BusRig(await ShardedBus.open(registry, BUS_PARTITIONS), *group.servers)
+
+
+BUSES = {"memory": memory_bus, "redis": redis_bus, "sentinel": sentinel_bus, "sharded": sharded_bus}
 LOSSY_BUSES = {name: make for name, make in BUSES.items() if name != "memory"}
 
 
