@@ -18,6 +18,7 @@ from services.messaging.recent import RecentRows
 from services.messaging.sequencing import Outcome
 from services.messaging.settings import MessagingSettings
 from services.messaging.supervision import Problem, Status, keep_running
+from services.messaging.tails import Tails
 from services.messaging.waiting import RecentOutcomes, Waiting, outcome_unknown
 from services.ports.log import Log
 
@@ -51,6 +52,7 @@ class Partition:
         waiting: Waiting,
         recent_outcomes: RecentOutcomes,
         recent_rows: RecentRows,
+        tails: Tails,
         clock: Clock,
         settings: MessagingSettings,
     ) -> None:
@@ -65,7 +67,15 @@ class Partition:
         self._conversation_status = Status("conversations", number)
         self._inbox_status = Status("inboxes", number)
         self._conversations = ConversationProjection(
-            log, store, append_to_inboxes, partition_of, self._tell, self._conversation_status, clock, settings
+            log,
+            store,
+            append_to_inboxes,
+            partition_of,
+            tails.wrote,
+            self._tell,
+            self._conversation_status,
+            clock,
+            settings,
         )
         self._inboxes = InboxProjection(log, store, teller, recent_rows.add, self._inbox_status, clock, settings)
 

@@ -103,7 +103,15 @@ class World:
                 for number in range(PARTITIONS):
                     status = Status("conversations", number)
                     conversations = ConversationProjection(
-                        log, store, InboxLog(log).append, partition_of, self.outcomes.extend, status, clock, settings
+                        log,
+                        store,
+                        InboxLog(log).append,
+                        partition_of,
+                        lambda _: None,
+                        self.outcomes.extend,
+                        status,
+                        clock,
+                        settings,
                     )
                     group.create_task(conversations.run())
                     status = Status("inboxes", number)

@@ -11,8 +11,10 @@ from services.delivery import UserEvent
 from services.messaging.history import History
 from services.messaging.marks import Marks
 from services.messaging.membership import Members, Memberships
+from services.messaging.reading import ConversationReads
 from services.messaging.settings import MessagingSettings
 from services.messaging.signals import Signals
+from services.messaging.tails import Tails
 from services.ports.message_store import InboxRow, MarkRow, MessageRow
 from tests.support.clock import ManualClock
 from tests.support.memory_ports import Disk, Life, MemoryStore
@@ -38,7 +40,8 @@ class Library:
         self.events: list[UserEvent] = []
         memberships = Memberships(resolve, ManualClock(), settings)
         self.signals = Signals(self, most=100)
-        self.history = History(self.store, memberships, settings)
+        reads = ConversationReads(self.store, self.store.conversation_heads, Tails(100, 1_000_000))
+        self.history = History(reads, self.store, memberships, settings)
         self.marks = Marks(self.store, memberships, self.signals)
 
     async def to_users(self, events: Sequence[UserEvent]) -> frozenset[str]:
