@@ -1,9 +1,13 @@
-"""Reading back: pages of a conversation and of an inbox. A page ends at its limit, or earlier at a number of bytes."""
+"""Reading back: pages of a conversation, of an inbox and of its conversations.
+
+A page ends at its limit, or earlier at a number of bytes.
+"""
 
 from collections.abc import Iterable
 
 from discovery.errors import InvalidArgument
 from hither.messaging.v1 import messaging_pb2, messaging_service_pb2
+from services.messaging.activity import unread_count
 from services.messaging.membership import Memberships
 from services.messaging.reading import ConversationReads
 from services.messaging.settings import MessagingSettings
@@ -14,6 +18,7 @@ from services.ports.message_store import MarkRow, MessageStore
 _DEFAULT_MESSAGES = 50
 _DEFAULT_EVENTS = 100
 _DEFAULT_MARKS = 100
+_DEFAULT_CONVERSATIONS = 50
 _MARKED_CONVERSATIONS = 50
 _MOST_STATUS_EVENTS = 100
 
@@ -77,6 +82,27 @@ class History:
             events = [event for mark in marks for event in status_events(mark, request.user_id)]
             for event in events[:_MOST_STATUS_EVENTS]:
                 response.events.add(message_status=event)
+        return response
+
+    async def list_conversations(
+        self, request: messaging_service_pb2.ListInboxConversationsRequest
+    ) -> messaging_service_pb2.ListInboxConversationsResponse:
+        """A page of the user's conversations, the last active first. Raises BAD_PAGE_TOKEN."""
+        list_name = f"conversations {request.user_id}"
+        token = decode_token(list_name, request.page_token, 1)
+        limit = request.page_size or _DEFAULT_CONVERSATIONS
+        found = await self._store.list_activity(request.user_id, _number(token[0]) if token else NO_BOUND, limit + 1)
+        page = found[: min(limit, _fitting([activity.payload for activity in found], self._page_bytes))]
+        response = messaging_service_pb2.ListInboxConversationsResponse()
+        for activity in page:
+            listed = response.conversations.add(
+                conversation_id=activity.row.conversation_id,
+                unread_count=unread_count(activity.row, activity.seen_seq),
+                seen_seq=activity.seen_seq,
+            )
+            listed.last_message.MergeFromString(activity.payload)
+        if len(page) < len(found):
+            response.next_page_token = encode_token(list_name, str(page[-1].row.last_pos))
         return response
 
     async def list_marks(

@@ -11,6 +11,7 @@ from discovery.errors import HitherError, ResourceExhausted, Unavailable
 from discovery.rpc.tracing import OpenSpan
 from hither.messaging.v1 import messaging_pb2
 from services.messaging import metrics
+from services.messaging.activity import RecentActivity
 from services.messaging.conversation_projection import MESSAGES, ConversationProjection, ConversationRows
 from services.messaging.inbox_log import AppendToInboxes
 from services.messaging.inbox_projection import InboxProjection, InboxRows, Teller
@@ -52,6 +53,7 @@ class Partition:
         waiting: Waiting,
         recent_outcomes: RecentOutcomes,
         recent_rows: RecentRows,
+        recent_activity: RecentActivity,
         tails: Tails,
         clock: Clock,
         settings: MessagingSettings,
@@ -77,7 +79,9 @@ class Partition:
             clock,
             settings,
         )
-        self._inboxes = InboxProjection(log, store, teller, recent_rows.add, self._inbox_status, clock, settings)
+        self._inboxes = InboxProjection(
+            log, store, teller, recent_rows.add, recent_activity, self._inbox_status, clock, settings
+        )
 
     def problems(self) -> list[Problem]:
         """What is wrong with the partition's projections now; empty if nothing is."""

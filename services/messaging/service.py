@@ -13,6 +13,7 @@ from hither.directory.v1 import directory_service_pb2
 from hither.directory.v1.directory_service_pb2_grpc import DirectoryServiceStub
 from services.delivery import Delivery
 from services.messaging.acknowledgement import Acknowledgements
+from services.messaging.activity import RecentActivity
 from services.messaging.admission import Admission
 from services.messaging.gathering import Gathering, GatheringStore, GatheringTeller
 from services.messaging.history import History
@@ -73,6 +74,7 @@ class Messaging:
         self._recent_outcomes = RecentOutcomes(settings.most_recent_outcomes)
         self._recent_rows = RecentRows(settings.most_recent_rows)
         self._signals = Signals(self._delivery, settings.most_signals)
+        self._recent_activity = RecentActivity(settings.most_recent_activity)
         self._tails = Tails(settings.most_tails, settings.most_tail_bytes)
         self._shared_tails = SharedTails(shared_cache, clock, settings) if shared_cache else None
         self._memberships = Memberships(self._resolve, clock, settings)
@@ -173,6 +175,7 @@ class Messaging:
             self._waiting,
             self._recent_outcomes,
             self._recent_rows,
+            self._recent_activity,
             self._tails,
             self._clock,
             self._settings,

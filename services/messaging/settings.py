@@ -55,6 +55,8 @@ class MessagingSettings:
     """Inbox rows that one acknowledgement looks at, the newest; older conversations in it keep their marks."""
     most_recent_rows: int = 50_000
     """Inbox rows whose place is remembered to work off acknowledgements without the store."""
+    most_recent_activity: int = 50_000
+    """Conversations of users whose state is remembered, so that the next message needs no look into the store."""
     most_signals: int = 20_000
     """Conflated events that wait for delivery; the oldest are dropped beyond."""
     page_bytes: int = 1024 * 1024
