@@ -17,6 +17,10 @@ from services.messaging.supervision import describe
 from services.messaging.tails import Tail, decode_tail, encode_tail
 from services.ports.cache import Cache
 
+_MOST_BYTES = 256 * 1024
+"""Bytes of a tail that is worth sharing: one of large messages would hold up the cache, and whoever reads from it, for longer
+than it spares.
+"""
 _MOST_WAITING = 1_000
 _MOST_AT_ONCE = 64
 _STORE_TIMEOUT_S = 2.0
@@ -49,8 +53,12 @@ class SharedTails:
         return decode_tail(value) if value else None
 
     def offer(self, conversation_id: str, tail: Tail) -> None:
-        """Has the tail stored soon, of each conversation the last one; dropped if too many wait, or while the cache is left alone."""
-        if len(self._waiting) >= _MOST_WAITING and conversation_id not in self._waiting:
+        """Has the tail stored soon, of each conversation the last one.
+
+        It is dropped if it is large, if too many wait, or while the cache is left alone.
+        """
+        full = len(self._waiting) >= _MOST_WAITING and conversation_id not in self._waiting
+        if full or tail.size_bytes > _MOST_BYTES:
             metrics.SHARED_TAILS.labels("dropped").inc()
             return
         self._waiting[conversation_id] = tail

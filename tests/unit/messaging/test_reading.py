@@ -12,7 +12,7 @@ from discovery.errors import Unavailable
 from services.messaging.reading import ConversationReads
 from services.messaging.settings import MessagingSettings
 from services.messaging.shared_tails import SharedTails
-from services.messaging.tails import NO_BOUND, Asked, Tails
+from services.messaging.tails import NO_BOUND, Asked, Tails, tail_of
 from services.ports.message_store import MessageRow
 from services.storage.memory.cache import MemoryCache
 from tests.support.clock import ManualClock
@@ -265,6 +265,19 @@ async def test_a_cache_that_does_not_answer_holds_up_no_second_read(instances: I
                 owner.tails.forget("g.1")
                 assert await owner.read() == list(range(11, 61))
         assert instances.cache.asked == 1
+
+
+async def test_a_tail_of_large_messages_is_not_shared(instances: Instances) -> None:
+    large = tail_of([MessageRow("g.1", seq, "ann", f"c{seq}", seq, b"x" * 10_000) for seq in range(1, 51)])
+    small = tail_of([made(1)])
+    async with instances.owner() as owner:
+        assert owner.shared is not None
+        owner.shared.offer("g.1", large)
+        owner.shared.offer("g.2", small)
+        await instances.cache.stored.wait()
+
+        assert await owner.shared.find("g.1") is None
+        assert await owner.shared.find("g.2") == small
 
 
 READS = st.builds(
