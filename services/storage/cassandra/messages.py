@@ -12,7 +12,16 @@ import structlog
 from cassandra import InvalidRequest, Unauthorized
 from cassandra.cluster import Session
 
-from services.ports.message_store import DedupKey, Head, InboxRow, MarkRow, MessageRow
+from services.ports.message_store import (
+    Activity,
+    ActivityPlace,
+    ActivityRow,
+    DedupKey,
+    Head,
+    InboxRow,
+    MarkRow,
+    MessageRow,
+)
 from services.storage.cassandra.buckets import Buckets
 from services.storage.cassandra.conversations import Conversations
 from services.storage.cassandra.engine import Engine
@@ -107,15 +116,36 @@ class CassandraMessageStore:
         with self._engine.working():
             return await self._inboxes.heads(user_ids)
 
-    async def put_inbox(self, rows: Sequence[InboxRow]) -> None:
+    async def put_inbox(self, rows: Sequence[InboxRow], activity: Sequence[ActivityRow] = ()) -> None:
         """See InboxStore."""
         with self._engine.working():
-            await self._inboxes.put(rows)
+            await self._inboxes.put(rows, activity)
 
     async def read_inbox(self, user_id: str, after_pos: int, limit: int) -> Sequence[InboxRow]:
         """See InboxStore."""
         with self._engine.working():
             return await self._inboxes.read(user_id, after_pos, limit)
+
+    async def inbox_activity(self, places: Sequence[ActivityPlace]) -> Mapping[ActivityPlace, ActivityRow]:
+        """See InboxStore."""
+        with self._engine.working():
+            return await self._inboxes.activity(places)
+
+    async def list_activity(self, user_id: str, before_pos: int, limit: int) -> Sequence[Activity]:
+        """See InboxStore. Of a user with more than 20,000 conversations, some are not listed."""
+        with self._engine.working():
+            found = await self._inboxes.newest_activity(user_id, before_pos, limit) if limit > 0 else []
+            marks = await self._marks.of_user(user_id, [activity.conversation_id for activity, _ in found])
+            # An inbox row that is not there yet is the copy of a message that is.
+            sent = await self._conversations.at(
+                [(activity.conversation_id, activity.last_seq) for activity, row in found if row is None]
+            )
+            listed = []
+            for activity, inbox_row in found:
+                row = inbox_row or sent[activity.conversation_id, activity.last_seq]
+                mark = marks.get(activity.conversation_id)
+                listed.append(Activity(activity, mark.seen_seq if mark else 0, row.payload))
+            return listed
 
     async def merge_marks(self, marks: Sequence[MarkRow]) -> Sequence[MarkRow]:
         """See InboxStore."""

@@ -22,7 +22,8 @@ _POLL_S = 0.2
 _KEYSPACE_NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
 _KEYSPACE_ID = uuid.UUID("5f0c9f4c-53b4-5d07-9d5b-6c6f0a5f3b7e")
 
-# See rows.py for buckets, conversations.py for "sent", inboxes.py for "turns", marks.py for its timestamps.
+# See rows.py for buckets, conversations.py for "sent", inboxes.py for "turns", marks.py and activity.py
+# for their timestamps. Conversations from before step 2 come into inbox_activity with their next message.
 STEPS: tuple[tuple[str, ...], ...] = (
     (
         """CREATE TABLE IF NOT EXISTS {keyspace}.messages (
@@ -40,6 +41,11 @@ STEPS: tuple[tuple[str, ...], ...] = (
         """CREATE TABLE IF NOT EXISTS {keyspace}.marks (
             conversation_id text, user_id text, delivered_seq bigint, seen_seq bigint,
             PRIMARY KEY (conversation_id, user_id))""",
+    ),
+    (
+        """CREATE TABLE IF NOT EXISTS {keyspace}.inbox_activity (
+            user_id text, conversation_id text, last_pos bigint, last_seq bigint, since_seq bigint,
+            own_seqs frozen<list<bigint>>, PRIMARY KEY (user_id, conversation_id))""",
     ),
 )
 
