@@ -4,12 +4,13 @@ Each engine is opened when a service of this process first needs it and closed w
 drivers are imported no earlier: a process loads those of its own engines only.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Protocol, TypeVar, cast
 from urllib.parse import parse_qs, urlsplit
 
 from discovery.clock import SystemClock
+from discovery.registry.port import Registry
 from services.config import Config, ConfigError
 from services.data_directory import DataDirectory
 from services.directory.ports import DirectoryStore
@@ -18,10 +19,14 @@ from services.ports.bus import Bus
 from services.ports.cache import Cache
 from services.ports.device_store import DeviceStore
 from services.ports.live_session_store import LiveSessionStore
+from services.ports.location_history import LocationHistory
 from services.ports.log import Log
 from services.ports.message_store import MessageStore
 
 EMBEDDED = "embedded"
+REGISTRY = "registry"
+"""The servers that the registry names."""
+_REDIS = ("redis", "rediss", "redis+sentinel", "rediss+sentinel")
 
 
 class _Closable(Protocol):
@@ -39,12 +44,19 @@ class Engines:
     """
 
     def __init__(
-        self, config: Config, data: DataDirectory, partitions: int, health: EngineHealth, stack: AsyncExitStack
+        self,
+        config: Config,
+        data: DataDirectory,
+        partitions: int,
+        registry: Registry,
+        health: EngineHealth,
+        stack: AsyncExitStack,
     ) -> None:
         self._urls = config.engines
         self._cache_keys = config.process.cache_keys
         self._data = data
         self._partitions = partitions
+        self._registry = registry
         self._health = health
         self._stack = stack
         self._opened: dict[str, _Closable] = {}
@@ -68,6 +80,10 @@ class Engines:
     async def directory(self) -> DirectoryStore:
         """Users, friendships and conversations."""
         return await self._once("directory", self._open_directory)
+
+    async def history(self) -> LocationHistory:
+        """Where users were."""
+        return await self._once("history", self._open_history)
 
     async def cache(self) -> Cache:
         """Connections and presence."""
@@ -108,11 +124,18 @@ class Engines:
             return await SqliteMessageStore.open(self._data.database("messages"))
         from services.storage.cassandra.messages import CassandraMessageStore
 
-        parts = _split("messages", url, "cassandra")
-        hosts = [host.rpartition(":")[0] for host in parts.hosts.split(",")]
-        port = int(parts.hosts.rpartition(":")[2])
-        replication = int(parts.query.get("replication", "1"))
-        return await CassandraMessageStore.open(hosts, port, parts.path, replication=replication)
+        hosts, port, keyspace, replication = _cassandra("messages", url)
+        return await CassandraMessageStore.open(hosts, port, keyspace, replication=replication)
+
+    async def _open_history(self, url: str) -> LocationHistory:
+        if url == EMBEDDED:
+            from services.storage.sqlite.history import SqliteLocationHistory
+
+            return await SqliteLocationHistory.open(self._data.database("history"), SystemClock())
+        from services.storage.cassandra.history import CassandraLocationHistory
+
+        hosts, port, keyspace, replication = _cassandra("history", url)
+        return await CassandraLocationHistory.open(hosts, port, keyspace, SystemClock(), replication=replication)
 
     async def _open_devices(self, url: str) -> DeviceStore:
         if url == EMBEDDED:
@@ -147,18 +170,27 @@ class Engines:
             return MemoryCache(SystemClock(), self._cache_keys)
         from services.storage.redis.cache import RedisCache
 
-        _split("cache", url, "redis")
-        return await RedisCache.open(url)
+        _split("cache", url, *_REDIS, "redis+cluster", "rediss+cluster")
+        with _refused("cache"):
+            return await RedisCache.open(url)
 
     async def _open_bus(self, url: str) -> Bus:
         if url == EMBEDDED:
             from services.storage.memory.bus import MemoryBus
 
             return MemoryBus()
+        if urlsplit(url).scheme == REGISTRY or url == REGISTRY:
+            from services.storage.redis.sharded import ShardedBus
+
+            account = _account("bus", url)
+            return await ShardedBus.open(
+                self._registry, self._partitions, lambda address: f"redis://{account}{address}"
+            )
         from services.storage.redis.bus import RedisBus
 
-        _split("bus", url, "redis")
-        return await RedisBus.open(url)
+        _split("bus", url, *_REDIS)
+        with _refused("bus"):
+            return await RedisBus.open(url)
 
 
 class _Parts:
@@ -170,18 +202,44 @@ class _Parts:
         self.query = query
 
 
-def _split(engine: str, url: str, scheme: str) -> _Parts:
+def _split(engine: str, url: str, *schemes: str) -> _Parts:
     parts = urlsplit(url)
-    if parts.scheme != scheme:
-        raise ConfigError(f"engines: {engine} is {EMBEDDED!r} or {scheme}://..., not {parts.scheme or url}://...")
+    if parts.scheme not in schemes:
+        known = ", ".join(f"{scheme}://..." for scheme in schemes)
+        raise ConfigError(f"engines: {engine} is {EMBEDDED!r} or {known}, not {parts.scheme or url}://...")
     query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
     return _Parts(parts.netloc.rpartition("@")[2], parts.path.lstrip("/"), query)
 
 
+def _cassandra(engine: str, url: str) -> tuple[list[str], int, str, int]:
+    """Contact points, port, keyspace and replication."""
+    parts = _split(engine, url, "cassandra")
+    hosts = [host.rpartition(":")[0] for host in parts.hosts.split(",")]
+    return hosts, int(parts.hosts.rpartition(":")[2]), parts.path, int(parts.query.get("replication", "1"))
+
+
+def _account(engine: str, url: str) -> str:
+    """What stands before the hosts, "USER:PASSWORD@" or nothing, in "registry" or "registry://USER:PASSWORD@"."""
+    parts = urlsplit(url)
+    account, at, hosts = parts.netloc.rpartition("@")
+    if hosts or parts.path not in ("", REGISTRY) or parts.query:
+        raise ConfigError(f"engines: {engine} is {REGISTRY!r} or {REGISTRY}://USER:PASSWORD@")
+    return account + at
+
+
+@contextmanager
+def _refused(engine: str) -> Iterator[None]:
+    """What an engine cannot make of its URL is an error of the configuration."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(f"engines: {engine}: {error}") from error
+
+
 @asynccontextmanager
 async def open_engines(
-    config: Config, data: DataDirectory, partitions: int, health: EngineHealth
+    config: Config, data: DataDirectory, partitions: int, registry: Registry, health: EngineHealth
 ) -> AsyncIterator[Engines]:
-    """The engines of a process, for the time of the block; `health` watches over them."""
+    """The engines of a process, for the time of the block; `health` watches over them. Some find their servers in the registry."""
     async with AsyncExitStack() as stack:
-        yield Engines(config, data, partitions, health, stack)
+        yield Engines(config, data, partitions, registry, health, stack)

@@ -3,38 +3,46 @@
 A rig opens an adapter over one place that is its own and empty at first, and opens it again over the same place.
 """
 
+import asyncio
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 
+from discovery.clock import Clock, SystemClock
+from discovery.registry.embedded import EmbeddedRegistry
 from services.ports.bus import Bus
 from services.ports.cache import Cache
 from services.ports.device_store import DeviceStore
 from services.ports.live_session_store import LiveSessionStore
+from services.ports.location_history import LocationHistory
 from services.ports.log import Log
 from services.ports.message_store import MessageStore
+from services.storage.cassandra.history import CassandraLocationHistory
 from services.storage.cassandra.messages import CassandraMessageStore
 from services.storage.kafka.log import KafkaLog
 from services.storage.memory.bus import MemoryBus
 from services.storage.memory.cache import MemoryCache
 from services.storage.redis.bus import RedisBus
 from services.storage.redis.cache import RedisCache
+from services.storage.redis.sharded import ShardedBus
 from services.storage.sql.devices import SqlDeviceStore
 from services.storage.sql.directory import sqlite_url
 from services.storage.sql.live_sessions import SqlLiveSessionStore
 from services.storage.sqlite.devices import SqliteDeviceStore
+from services.storage.sqlite.history import SqliteLocationHistory
 from services.storage.sqlite.log import SqliteLog
 from services.storage.sqlite.messages import SqliteMessageStore
+from tests.support.bus_servers import announce
 from tests.support.clock import ManualClock
 from tests.support.servers.cassandra import CassandraServer
 from tests.support.servers.postgresql import PostgresqlServer
-from tests.support.servers.redis import RedisServer
+from tests.support.servers.redis import BusServers, RedisCluster, RedisServer, SentinelSet
 
 
 class Closable(Protocol):
@@ -112,6 +120,7 @@ class KafkaRig(LogRig):
 KAFKA_ADDRESS = "HITHER_TEST_KAFKA"
 """The variable that names the run's Kafka, for this process and those that it starts."""
 KAFKA_PARTITIONS = 8
+BUS_PARTITIONS = 256
 
 
 def cassandra_message_store(request: pytest.FixtureRequest) -> MessageStoreRig:
@@ -143,6 +152,40 @@ def postgresql_live_session_store(request: pytest.FixtureRequest) -> LiveSession
 MESSAGE_STORES: dict[str, Callable[[pytest.FixtureRequest], MessageStoreRig]] = {
     "sqlite": sqlite_message_store,
     "cassandra": cassandra_message_store,
+}
+
+
+class HistoryRig(Rig[LocationHistory]):
+    """`clock` is the history's; `pass_time` lets time pass for its engine, too."""
+
+    def __init__(self, make: Callable[[Clock], Awaitable[LocationHistory]], clock: Clock) -> None:
+        super().__init__(lambda: make(clock))
+        self.clock = clock
+
+    async def pass_time(self, seconds: float) -> None:
+        """Returns when so much time has passed."""
+        if isinstance(self.clock, ManualClock):
+            self.clock.advance(seconds)
+        else:
+            await asyncio.sleep(seconds)
+
+
+def sqlite_history(request: pytest.FixtureRequest) -> HistoryRig:
+    folder: Path = request.getfixturevalue("tmp_path")
+    return HistoryRig(lambda clock: SqliteLocationHistory.open(folder / "history.db", clock), ManualClock())
+
+
+def cassandra_history(request: pytest.FixtureRequest) -> HistoryRig:
+    server: CassandraServer = request.getfixturevalue("cassandra_server")
+    server.empty("history")
+    return HistoryRig(
+        lambda clock: CassandraLocationHistory.open(["127.0.0.1"], server.port, "history", clock), SystemClock()
+    )
+
+
+HISTORIES: dict[str, Callable[[pytest.FixtureRequest], HistoryRig]] = {
+    "sqlite": sqlite_history,
+    "cassandra": cassandra_history,
 }
 DEVICE_STORES: dict[str, Callable[[pytest.FixtureRequest], DeviceStoreRig]] = {
     "sqlite": sqlite_device_store,
@@ -180,28 +223,41 @@ class MemoryCacheRig(CacheRig):
 class RedisCacheRig(CacheRig):
     """Redis keeps its own time, so that time passes by everything in it coming to its end earlier."""
 
-    def __init__(self, server: RedisServer, cache: RedisCache) -> None:
-        self._server = server
+    def __init__(self, servers: Sequence[RedisServer], cache: RedisCache) -> None:
+        self._servers = servers
         self.cache = cache
 
     async def pass_time(self, seconds: float) -> None:
         """See CacheRig."""
-        self._server.ask("EVAL", _PASS_TIME, "0", str(round(seconds * 1000)))
+        for server in self._servers:
+            for key in _keys(server):
+                server.ask("EVAL", _PASS_TIME, "1", key, str(round(seconds * 1000)))
+
+
+def _keys(server: RedisServer) -> list[bytes]:
+    keys = server.ask("KEYS", "*")
+    assert isinstance(keys, list)
+    return keys
+
+
+async def redis_rig(servers: Sequence[RedisServer], url: str) -> CacheRig:
+    for server in servers:
+        server.ask("FLUSHALL")
+    return RedisCacheRig(servers, await RedisCache.open(url))
 
 
 _PASS_TIME = """
-for _, key in ipairs(redis.call('KEYS', '*')) do
-    local expires = redis.call('PEXPIRETIME', key)
-    assert(expires > 0, 'a key without an end')
-    if redis.call('TYPE', key).ok == 'hash' then
-        local fields = redis.call('HGETALL', key)
-        for i = 1, #fields, 2 do
-            local field_expires = struct.unpack('>I8', fields[i + 1]) - ARGV[1]
-            redis.call('HSET', key, fields[i], struct.pack('>I8', field_expires) .. string.sub(fields[i + 1], 9))
-        end
+local key = KEYS[1]
+local expires = redis.call('PEXPIRETIME', key)
+assert(expires > 0, 'a key without an end')
+if redis.call('TYPE', key).ok == 'hash' then
+    local fields = redis.call('HGETALL', key)
+    for i = 1, #fields, 2 do
+        local field_expires = struct.unpack('>I8', fields[i + 1]) - ARGV[1]
+        redis.call('HSET', key, fields[i], struct.pack('>I8', field_expires) .. string.sub(fields[i + 1], 9))
     end
-    redis.call('PEXPIREAT', key, expires - ARGV[1])
 end
+redis.call('PEXPIREAT', key, expires - ARGV[1])
 """
 
 
@@ -211,23 +267,58 @@ async def memory_cache(request: pytest.FixtureRequest) -> CacheRig:
 
 async def redis_cache(request: pytest.FixtureRequest) -> CacheRig:
     server: RedisServer = request.getfixturevalue("redis_server")
-    server.ask("FLUSHALL")
-    return RedisCacheRig(server, await RedisCache.open(server.url))
+    return await redis_rig([server], server.url)
 
 
-CACHES = {"memory": memory_cache, "redis": redis_cache}
+async def sentinel_cache(request: pytest.FixtureRequest) -> CacheRig:
+    servers: SentinelSet = request.getfixturevalue("sentinel_set")
+    return await redis_rig([servers.primary()], servers.url)
 
 
-async def memory_bus(request: pytest.FixtureRequest) -> Bus:
-    return MemoryBus()
+async def cluster_cache(request: pytest.FixtureRequest) -> CacheRig:
+    servers: RedisCluster = request.getfixturevalue("redis_cluster")
+    return await redis_rig(servers.primaries(), servers.url)
 
 
-async def redis_bus(request: pytest.FixtureRequest) -> Bus:
+CACHES = {"memory": memory_cache, "redis": redis_cache, "sentinel": sentinel_cache, "cluster": cluster_cache}
+
+
+class BusRig:
+    """A bus, and the servers that it listens at: none, if it is never away from its news."""
+
+    def __init__(self, bus: Bus, *servers: RedisServer) -> None:
+        self.bus = bus
+        self._servers = servers
+
+    async def interrupt(self) -> None:
+        """Ends the connections over which news come; the bus is to come back by itself."""
+        for server in self._servers:
+            await asyncio.to_thread(server.ask, "CLIENT", "KILL", "TYPE", "pubsub")
+
+
+async def memory_bus(request: pytest.FixtureRequest) -> BusRig:
+    return BusRig(MemoryBus())
+
+
+async def redis_bus(request: pytest.FixtureRequest) -> BusRig:
     server: RedisServer = request.getfixturevalue("redis_server")
-    return await RedisBus.open(server.url)
+    return BusRig(await RedisBus.open(server.url), server)
 
 
-BUSES = {"memory": memory_bus, "redis": redis_bus}
+async def sentinel_bus(request: pytest.FixtureRequest) -> BusRig:
+    servers: SentinelSet = request.getfixturevalue("sentinel_set")
+    return BusRig(await RedisBus.open(servers.url), servers.primary())
+
+
+async def sharded_bus(request: pytest.FixtureRequest) -> BusRig:
+    group: BusServers = request.getfixturevalue("bus_servers")
+    registry = EmbeddedRegistry(SystemClock())
+    await announce(registry, *group.servers)
+    return BusRig(await ShardedBus.open(registry, BUS_PARTITIONS), *group.servers)
+
+
+BUSES = {"memory": memory_bus, "redis": redis_bus, "sentinel": sentinel_bus, "sharded": sharded_bus}
+LOSSY_BUSES = {name: make for name, make in BUSES.items() if name != "memory"}
 
 
 @pytest.fixture(autouse=True)
@@ -286,6 +377,18 @@ async def live_sessions(live_session_store_rig: LiveSessionStoreRig) -> LiveSess
     return await live_session_store_rig.open()
 
 
+@pytest.fixture(params=list(HISTORIES.values()), ids=list(HISTORIES))
+async def history_rig(request: pytest.FixtureRequest) -> AsyncIterator[HistoryRig]:
+    rig: HistoryRig = request.param(request)
+    yield rig
+    await rig.dispose()
+
+
+@pytest.fixture
+async def history(history_rig: HistoryRig) -> LocationHistory:
+    return await history_rig.open()
+
+
 @pytest.fixture(params=list(CACHES.values()), ids=list(CACHES))
 async def cache_rig(request: pytest.FixtureRequest) -> AsyncIterator[CacheRig]:
     rig: CacheRig = await request.param(request)
@@ -299,7 +402,12 @@ def cache(cache_rig: CacheRig) -> Cache:
 
 
 @pytest.fixture(params=list(BUSES.values()), ids=list(BUSES))
-async def bus(request: pytest.FixtureRequest) -> AsyncIterator[Bus]:
-    bus: Bus = await request.param(request)
-    yield bus
-    await bus.close()
+async def bus_rig(request: pytest.FixtureRequest) -> AsyncIterator[BusRig]:
+    rig: BusRig = await request.param(request)
+    yield rig
+    await rig.bus.close()
+
+
+@pytest.fixture
+def bus(bus_rig: BusRig) -> Bus:
+    return bus_rig.bus
