@@ -91,6 +91,12 @@ class LiveMembers:
                 case ["friends", one, other]:
                     self._drop(direct_conversation_id(one, other))
 
+    def gap(self, _topic: str) -> None:
+        """News may have been missed: nothing that is remembered counts any more."""
+        for conversation_id in list(self._answers):
+            self._drop(conversation_id)
+        self._asking.clear()
+
     def take_doubtful(self) -> list[str]:
         """Conversations whose members have changed, or were asked for too long ago."""
         before_s = self._clock.monotonic_s() - self._settings.recheck_s

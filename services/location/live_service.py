@@ -55,7 +55,7 @@ class Live:
 
     async def run(self) -> None:
         """Works in the background until cancelled; ends with an ExceptionGroup if part of the work dies."""
-        changes = await self._bus.subscribe(CHANGES_TOPIC, self._members.changed)
+        changes = await self._bus.subscribe(CHANGES_TOPIC, self._members.changed, self._members.gap)
         try:
             async with asyncio.TaskGroup() as work:
                 work.create_task(self._feeds.run(), name="live-feeds")

@@ -85,6 +85,13 @@ class LiveKeeper:
                 case ["friends", one, other]:
                     self._look_at(direct_conversation_id(one, other))
 
+    def gap(self, _topic: str) -> None:
+        """News may have been missed: looks at all sessions anew, some time within a quarter of the usual time."""
+        now_ms, spread_ms = self._clock.now_ms(), self._settings.live_recheck_s * 250
+        for session_id, (due_ms, _) in list(self._at.items()):
+            soon_ms = now_ms + round(spread_ms * random.random())  # noqa: S311 - spreads load, guards nothing
+            self.schedule(session_id, min(due_ms, soon_ms))
+
     def follow(self, owned: frozenset[int]) -> None:
         """The process owns these partitions now."""
         self._unread = deque(partition for partition in self._unread if partition in owned)

@@ -59,7 +59,7 @@ class Sessions:
 
     async def run(self) -> None:
         """Works in the background until cancelled; ends with an ExceptionGroup if part of the work dies."""
-        changes = await self._bus.subscribe(CHANGES_TOPIC, self._keeper.changed)
+        changes = await self._bus.subscribe(CHANGES_TOPIC, self._keeper.changed, self._keeper.gap)
         try:
             async with asyncio.TaskGroup() as work:
                 work.create_task(self._evictions.run(), name="sessions-evictions")

@@ -220,6 +220,17 @@ async def test_a_removal_of_which_no_news_came_is_noticed_all_the_same(desk: Des
     assert len(desk.live._watchers) == 0
 
 
+async def test_after_a_gap_in_the_news_nothing_is_shown_before_the_members_are_known(desk: Desk) -> None:
+    await desk.watch("ben")
+    await desk.move(1.0)
+    desk.world.directory.members["g.1"].remove("ben")
+    desk.live._members.gap("directory.changes")
+
+    await desk.move(2.0)
+
+    assert desk.types() == ["live_location", "live_location_ended"]
+
+
 async def test_a_removal_during_the_question_for_members_counts(desk: Desk) -> None:
     await desk.watch("ben")
     resolve = desk.live._members._resolve

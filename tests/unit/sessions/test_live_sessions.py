@@ -309,6 +309,17 @@ async def test_the_first_ending_stays(desk: Desk) -> None:
     assert desk.world.ended() == [f"{started.session_id} EXPIRED"]
 
 
+async def test_after_a_gap_in_the_news_all_sharers_are_looked_at_soon(desk: Desk) -> None:
+    started = await desk.start()
+    await desk.wait(20)
+    desk.world.directory.members["g.1"].remove("ann")
+
+    desk.keeper.gap("directory.changes")
+    await desk.wait(15)
+
+    assert desk.world.ended() == [f"{started.session_id} REMOVED"]
+
+
 async def test_a_removal_of_which_no_news_came_is_noticed_all_the_same(desk: Desk) -> None:
     started = await desk.start()
     desk.world.directory.members["g.1"].remove("ann")
