@@ -12,6 +12,11 @@ from hither_client.models import (
     ConversationsPage,
     Event,
     HistoryPage,
+    LiveLocationEnded,
+    LiveLocationMoved,
+    LiveLocations,
+    LiveLocationStale,
+    LiveLocationStarted,
     MessageReceived,
     MessageStatus,
     OtherEvent,
@@ -69,7 +74,9 @@ class SyncPage:
     more: bool
 
 
-Body: TypeAlias = Event | Ack | ConversationsPage | HistoryPage | Ok | Pong | Reconnect | Refusal | SyncPage
+Body: TypeAlias = (
+    Event | Ack | ConversationsPage | HistoryPage | LiveLocationStarted | Ok | Pong | Reconnect | Refusal | SyncPage
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +149,12 @@ _BODIES: Mapping[str, Callable[[bytes | str | msgspec.Raw], Body]] = {
     "message_status": msgspec.json.Decoder(MessageStatus, strict=False).decode,
     "typing": msgspec.json.Decoder(Typing, strict=False).decode,
     "presence": msgspec.json.Decoder(PresenceChanged, strict=False).decode,
+    "live_locations": msgspec.json.Decoder(LiveLocations, strict=False).decode,
+    "live_location": msgspec.json.Decoder(LiveLocationMoved, strict=False).decode,
+    "live_location_ended": msgspec.json.Decoder(LiveLocationEnded, strict=False).decode,
+    "live_location_stale": msgspec.json.Decoder(LiveLocationStale, strict=False).decode,
+    "live_location_started": msgspec.json.Decoder(LiveLocationStarted, strict=False).decode,
+    "live_location_renewed": msgspec.json.Decoder(LiveLocationStarted, strict=False).decode,
     "connected": msgspec.json.Decoder(Connected, strict=False).decode,
     "synced": msgspec.json.Decoder(Synced, strict=False).decode,
     "ack": msgspec.json.Decoder(Ack, strict=False).decode,

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from types import TracebackType
 from typing import Literal, Self, TypeAlias, TypeVar
 from urllib.parse import urlsplit, urlunsplit
@@ -22,14 +23,26 @@ from websockets.typing import Subprotocol
 from hither_client.codec import SUBPROTOCOL, UnreadableFrame, decode_frame
 from hither_client.cursor import CursorStore, MemoryCursorStore
 from hither_client.errors import ClientClosed, NoAnswer, ProtocolFailure, RequestFailed
-from hither_client.models import Ack, Connected, Content, ConversationsPage, Event, HistoryPage, place
+from hither_client.live import SharedLocation
+from hither_client.models import (
+    Ack,
+    Connected,
+    Content,
+    ConversationsPage,
+    Event,
+    HistoryPage,
+    LiveLocations,
+    LiveLocationStarted,
+    LiveLocationView,
+    place,
+)
 from hither_client.outbox import Request
 from hither_client.state import ClientSettings, ClientState, Phase, Reply
 
 TokenSource: TypeAlias = str | Callable[[], Awaitable[str]]
 """An access token, or a function that gets one: it is called before each connection, so that it may renew it."""
 
-_R = TypeVar("_R", Ack, ConversationsPage, HistoryPage)
+_R = TypeVar("_R", Ack, ConversationsPage, HistoryPage, LiveLocations, LiveLocationStarted)
 
 _MAX_FRAME_BYTES = 16 * 2**20
 _BAD_TOKEN = 4100
@@ -227,6 +240,39 @@ class HitherClient:
         fields: dict[str, object] = {"page_size": page_size}
         fields |= {"page_token": page_token} if page_token else {}
         return _expect(await self._request("conversations", fields, timeout_s=timeout_s), ConversationsPage)
+
+    async def start_live_location(
+        self, conversation_id: str, duration_s: int, *, opaque: bool = False, timeout_s: float = 30.0
+    ) -> SharedLocation:
+        """Starts to share where the user is, for so long (at most 24 h). `opaque`: as ciphertexts only. What the user shared
+        there before ends.
+        """
+        fields: dict[str, object] = {"conversation_id": conversation_id, "duration_s": duration_s, "opaque": opaque}
+        fields["request_id"] = uuid.uuid4().hex
+        started = await self._start("start_live_location", fields, timeout_s=timeout_s)
+        return SharedLocation(started, self._request, self._start)
+
+    def shared_location(self, session_id: str, expires_at: datetime) -> SharedLocation:
+        """A live location that was started before: by another device, or before the application died."""
+        return SharedLocation(LiveLocationStarted(session_id, expires_at), self._request, self._start)
+
+    async def watch_live_location(self, conversation_id: str, *, timeout_s: float = 30.0) -> Sequence[LiveLocationView]:
+        """Watches what is shared in the conversation; returns what there is to see. What follows comes as events:
+        LiveLocationMoved, LiveLocationStale, LiveLocationEnded; and LiveLocations, since the client asks again after each
+        reconnection and every minute, until `unwatch_live_location` or until the user is a member no longer (ServerError).
+        """
+        reply = await self._request("watch_live_location", {"conversation_id": conversation_id}, timeout_s=timeout_s)
+        self._state.watches.add(conversation_id, time.monotonic())
+        self._wake.set()
+        return _expect(reply, LiveLocations).sessions
+
+    async def unwatch_live_location(self, conversation_id: str, *, timeout_s: float = 30.0) -> None:
+        """Watches the conversation no longer."""
+        self._state.watches.remove(conversation_id)
+        await self._request("unwatch_live_location", {"conversation_id": conversation_id}, timeout_s=timeout_s)
+
+    async def _start(self, frame_type: str, fields: dict[str, object], *, timeout_s: float) -> LiveLocationStarted:
+        return _expect(await self._request(frame_type, fields, timeout_s=timeout_s), LiveLocationStarted)
 
     def typing(self, conversation_id: str) -> None:
         """Tells the others that the user is typing. Dropped where there is no connection."""

@@ -12,6 +12,10 @@ from hither_client.models import (
     Connected,
     Disconnected,
     Event,
+    LiveLocationEnded,
+    LiveLocationMoved,
+    LiveLocations,
+    LiveLocationStale,
     MessageStatus,
     OtherEvent,
     PresenceChanged,
@@ -74,6 +78,8 @@ def _key(event: Event) -> _Key:
             return ("typing", event.conversation_id, event.user_id)
         case PresenceChanged():
             return ("presence", event.user_id)
+        case LiveLocations() | LiveLocationMoved() | LiveLocationEnded() | LiveLocationStale():
+            return _live_key(event)
         case Synced():
             return ("synced",)
         case Connected() | Disconnected():
@@ -85,3 +91,10 @@ def _key(event: Event) -> _Key:
             return (event.type, *(f"{name}={event.fields[name]}" for name in about if name in event.fields))
         case _:
             return (type(event).__name__,)
+
+
+def _live_key(event: LiveLocations | LiveLocationMoved | LiveLocationEnded | LiveLocationStale) -> _Key:
+    """The newest about a session is enough; what there is to see in a conversation is about all of its sessions."""
+    if isinstance(event, LiveLocations):
+        return ("live_locations", event.conversation_id)
+    return ("live_location", event.session_id)

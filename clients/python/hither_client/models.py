@@ -84,6 +84,77 @@ class PresenceChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where somebody was, and when: `lat` and `lng` in degrees, or the `ciphertext` that stands for them."""
+
+    timestamp: datetime
+    lat: float = field(default=0.0, repr=False)
+    lng: float = field(default=0.0, repr=False)
+    accuracy_m: float = 0.0
+    ciphertext: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LiveLocationView:
+    """A live location as it is: the newest place (none has come yet: None), and the trail, oldest first."""
+
+    session_id: str
+    user_id: str
+    latest: Place | None = None
+    trail: tuple[Place, ...] = ()
+    expires_at: datetime | None = None
+    opaque: bool = False
+    stale: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LiveLocations:
+    """What there is to see in a watched conversation, in the place of all that was known: after each reconnection, and every
+    minute. Later `LiveLocationMoved` follow from it.
+    """
+
+    sessions: tuple[LiveLocationView, ...] = ()
+    conversation_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LiveLocationMoved:
+    """Who shares in a watched conversation is somewhere else now: `lat` and `lng`, or the `ciphertext` that stands for them."""
+
+    session_id: str
+    conversation_id: str
+    user_id: str
+    timestamp: datetime
+    lat: float = field(default=0.0, repr=False)
+    lng: float = field(default=0.0, repr=False)
+    ciphertext: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LiveLocationEnded:
+    """A live location is over: STOPPED, EXPIRED, or REMOVED if its sharer or this user is a member no longer."""
+
+    session_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LiveLocationStale:
+    """No place has come for a while; the last came at `last_seen`."""
+
+    session_id: str
+    last_seen: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LiveLocationStarted:
+    """The session that was started or renewed, and when it ends by itself."""
+
+    session_id: str
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Connected:
     """The server knows who this is; what was missed after `pos` follows."""
 
@@ -135,6 +206,10 @@ Event: TypeAlias = (
     | MessageStatus
     | Typing
     | PresenceChanged
+    | LiveLocations
+    | LiveLocationMoved
+    | LiveLocationEnded
+    | LiveLocationStale
     | Connected
     | Synced
     | Disconnected

@@ -30,13 +30,16 @@ from hither_client.models import (
     Disconnected,
     Event,
     HistoryPage,
+    LiveLocations,
+    LiveLocationStarted,
     ServerError,
     Synced,
     place,
 )
 from hither_client.outbox import Outbox, Request
+from hither_client.watches import Watches
 
-Reply: TypeAlias = Ack | ConversationsPage | HistoryPage | Ok
+Reply: TypeAlias = Ack | ConversationsPage | HistoryPage | LiveLocations | LiveLocationStarted | Ok
 
 _SYNC_PREFIX = "sync-"
 _BAD_TOKEN = 4100
@@ -92,6 +95,7 @@ class ClientState:
         self.queue = EventQueue(settings.queue_limit)
         self.inbox = Inbox(cursor)
         self.outbox = Outbox(answer_deadline_s=settings.answer_deadline_s)
+        self.watches = Watches(settings.answer_deadline_s)
         self._settings = settings
         self._backoff = Backoff(settings.first_retry_s, settings.retry_limit_s, uniform=uniform)
         self._sync_backoff = Backoff(settings.first_retry_s, settings.retry_limit_s, uniform=uniform)
@@ -197,6 +201,8 @@ class ClientState:
         if self.phase is not Phase.READY:
             return []
         frames = [encode_frame(request.type, request.fields, request.id) for request in self.outbox.due(now_s)]
+        for request_id, conversation_id in self.watches.due(now_s):
+            frames.append(encode_frame("watch_live_location", {"conversation_id": conversation_id}, request_id))
         frames += self._tells
         self._tells.clear()
         if self._taken > self._acknowledged and self._received_due_s <= now_s:
@@ -217,6 +223,8 @@ class ClientState:
             return self._heard_s + self._settings.connect_timeout_s
         moments = [self._ping_due_s, self._heard_s + _MISSED_HEARTBEATS * self._heartbeat_s]
         if (due_s := self.outbox.next_due_s()) is not None:
+            moments.append(due_s)
+        if (due_s := self.watches.next_due_s()) is not None:
             moments.append(due_s)
         if self._taken > self._acknowledged:
             moments.append(self._received_due_s)
@@ -248,7 +256,9 @@ class ClientState:
                 self.inbox.note_end(pos)
                 self._synced_pos = pos
                 self._hand_out([])
-            case Ack() | ConversationsPage() | HistoryPage() | Ok() as reply:
+            case LiveLocations(sessions=sessions) if conversation_id := self.watches.answered(frame.id, now_s):
+                self.queue.put(LiveLocations(sessions, conversation_id))
+            case Ack() | ConversationsPage() | HistoryPage() | LiveLocations() | LiveLocationStarted() | Ok() as reply:
                 if self.outbox.answered(frame.id):
                     self._answers.append((frame.id, reply))
             case Refusal() as refusal:
@@ -273,6 +283,7 @@ class ClientState:
         self._sync_due_s = 0.0
         self.inbox.start(welcome.pos)
         self.outbox.connected()
+        self.watches.connected()
         self.queue.put(welcome)
 
     def _event_came(self, event: Event) -> None:
@@ -300,14 +311,16 @@ class ClientState:
         if frame_id and frame_id == self._sync_id:
             self._sync_due_s = now_s + self._sync_backoff.next_s(retry_after_s or 0.0)
             return
+        error = request_failed(
+            refusal.code,
+            refusal.reason,
+            refusal.message,
+            retry_after_s=retry_after_s,
+            violations=[{"field": one.field, "description": one.description} for one in refusal.violations],
+        )
+        if self.watches.refused(frame_id, now_s, may_retry=error.may_retry) and error.may_retry:
+            return
         if frame_id in self.outbox:
-            error = request_failed(
-                refusal.code,
-                refusal.reason,
-                refusal.message,
-                retry_after_s=retry_after_s,
-                violations=[{"field": one.field, "description": one.description} for one in refusal.violations],
-            )
             if not self.outbox.failed(frame_id, error, now_s):
                 self._answers.append((frame_id, error))
             return

@@ -243,7 +243,7 @@ def test_events_of_every_kind_and_of_unknown_kinds_are_handed_out() -> None:
     feed(
         state,
         {"type": "typing", "conversation_id": "d.x", "user_id": "alice", "new_field": 1},
-        {"type": "live_location", "session_id": "s", "lat": 1.5},
+        {"type": "future_thing", "session_id": "s", "lat": 1.5},
         {"type": "error", "code": "UNIMPLEMENTED", "reason": "UNKNOWN_TYPE", "message": "no"},
     )
     typing, other, error = events(state)

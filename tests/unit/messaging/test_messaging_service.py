@@ -414,6 +414,7 @@ async def test_a_service_posts_in_a_members_name_once_however_often_it_tries(tow
     first = await town.messaging.servicer.PostMessage(request, None)
     again = await town.messaging.servicer.PostMessage(request, None)
 
+    await town.mesh.until(lambda: town.was_told(1))
     assert (first.seq, again) == (1, first)
     page = await town.messaging.servicer.SyncInbox(pb.SyncInboxRequest(user_id="ben"), None)
     [event] = page.events
