@@ -1,5 +1,6 @@
 """People show each other where they are for a while: the stories of live location."""
 
+import asyncio
 import base64
 import json
 from collections.abc import Sequence
@@ -9,11 +10,22 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.people import WAIT_S, Frame, Line, Person, befriend, line, sign_up, until
+from hither_client import (
+    ClientSettings,
+    Event,
+    HitherClient,
+    LiveLocationEnded,
+    LiveLocationMoved,
+    LiveLocations,
+    LiveLocationStale,
+)
+from tests.support.people import WAIT_S, Frame, Line, Person, befriend, line, sign_up
 from tests.support.runner import Hither, StartHither
 
 MEDIA_TYPE = "application/vnd.hither.live-location+json"
 QUARTER_S = 900
+_RECOVERED_S = 60.0
+"""Until which clients are back after a kill -9 of everything, with leases of 10 s that have to run out."""
 
 
 async def a_group(founder: Person, others: Sequence[Person]) -> str:
@@ -237,32 +249,45 @@ async def test_an_opaque_live_location_is_relayed_and_not_read(hither: Hither, h
     assert (refused["code"], refused["reason"]) == ("INVALID_ARGUMENT", "INVALID_REQUEST")
 
 
+def client_of(hither: Hither, person: Person) -> HitherClient:
+    return HitherClient(hither.url, person.token, proxy=None, settings=ClientSettings(retry_limit_s=1.0))
+
+
+async def seen(client: HitherClient, kind: type[Event]) -> Any:
+    """The next event of the kind."""
+    async with asyncio.timeout(_RECOVERED_S):
+        while not isinstance(event := await client.next_event(), kind):
+            pass
+    return event
+
+
 @pytest.mark.slow
-async def test_a_killed_server_goes_on_with_what_was_shared_and_silence_is_noticed(
+async def test_clients_of_a_killed_server_go_on_by_themselves_and_silence_is_noticed(
     start_hither: StartHither, tmp_path: Path
 ) -> None:
     async with start_hither(tmp_path / "data", {"HITHER_LIVE_STALE_S": "1"}) as hither:
         async with httpx.AsyncClient(base_url=hither.url, timeout=WAIT_S) as http:
             alice, bob = await sign_up(http, "alice"), await sign_up(http, "bob")
             conversation_id = await a_group(alice, [bob])
-            async with line(hither.websocket_url, alice) as hers, line(hither.websocket_url, bob) as his:
-                session_id = await start(hers, conversation_id)
-                await watch(his, conversation_id)
-                await move(hers, session_id, 1.0)
-                stale = await his.next("live_location_stale")
-                assert (stale["session_id"], stale["last_seen"].endswith("Z")) == (session_id, True)
-        await hither.kill()
-        await hither.start()
+        async with client_of(hither, alice) as hers, client_of(hither, bob) as his:
+            shared = await hers.start_live_location(conversation_id, QUARTER_S)
+            [view] = await his.watch_live_location(conversation_id)
+            assert (view.session_id, view.user_id, view.expires_at) == (
+                shared.session_id,
+                alice.user_id,
+                shared.expires_at,
+            )
+            await shared.update(1.0, 13.4)
+            assert (await seen(his, LiveLocationMoved)).lat == 1.0
+            assert (await seen(his, LiveLocationStale)).session_id == shared.session_id
 
-        async def is_shared() -> bool:
-            async with line(hither.websocket_url, bob) as his:
-                shown = await his.ask("watch_live_location", conversation_id=conversation_id)
-            return [view["session_id"] for view in shown.get("sessions", [])] == [session_id]
+            await hither.kill()
+            await hither.start()
 
-        await until(is_shared)
-        async with line(hither.websocket_url, alice) as hers, line(hither.websocket_url, bob) as his:
-            await watch(his, conversation_id)
-            assert (await move(hers, session_id, 2.0))["type"] == "ok"
-            assert (await his.next("live_location"))["lat"] == 2.0
-            await hers.ask("stop_live_location", session_id=session_id)
-            assert (await his.next("live_location_ended"))["session_id"] == session_id
+            [view] = (await seen(his, LiveLocations)).sessions
+            assert view.session_id == shared.session_id
+            await shared.update(2.0, 13.4, timeout_s=_RECOVERED_S)
+            assert (await seen(his, LiveLocationMoved)).lat == 2.0
+            await shared.stop()
+            ended = await seen(his, LiveLocationEnded)
+            assert (ended.session_id, ended.reason) == (shared.session_id, "STOPPED")
