@@ -87,7 +87,8 @@ async def _presence(wiring: Wiring) -> Service:
 
 async def _location(wiring: Wiring) -> Service:
     cache, bus = await wiring.engines.cache(), await wiring.engines.bus()
-    return Location(Live(wiring.mesh, cache, bus, wiring.clock, wiring.config.live))
+    history = await wiring.engines.history() if wiring.config.live.audit_every_s > 0 else None
+    return Location(Live(wiring.mesh, cache, bus, wiring.clock, wiring.config.live, history))
 
 
 async def _push(_wiring: Wiring) -> Service:

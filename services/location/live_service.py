@@ -9,6 +9,7 @@ import structlog
 from discovery.clock import Clock
 from discovery.errors import HitherError
 from discovery.mesh import Mesh
+from services.location.live_audit import LiveAudit
 from services.location.live_cache import LiveCache
 from services.location.live_feeds import LiveFeeds
 from services.location.live_locations import LiveLocations
@@ -20,6 +21,7 @@ from services.location.live_watchers import Watchers
 from services.location.live_watching import LiveWatching
 from services.ports.bus import Bus, Subscription
 from services.ports.cache import Cache
+from services.ports.location_history import LocationHistory
 
 CHANGES_TOPIC = "directory.changes"
 """Where the directory tells whose memberships and friendships have changed."""
@@ -29,7 +31,9 @@ _log = structlog.get_logger("hither.location")
 
 
 class Live:
-    """`locations` takes points and `watching` viewers from the start; viewers are told while run() runs."""
+    """`locations` takes points and `watching` viewers from the start; viewers are told while run() runs. `history` is needed
+    where points are to be kept for audit.
+    """
 
     def __init__(
         self,
@@ -38,6 +42,7 @@ class Live:
         bus: Bus,
         clock: Clock,
         settings: LiveSettings = LiveSettings(),  # noqa: B008 - frozen
+        history: LocationHistory | None = None,
     ) -> None:
         self._mesh = mesh
         self._bus = bus
@@ -48,8 +53,11 @@ class Live:
         live_cache = LiveCache(cache, settings)
         self._feeds = LiveFeeds(mesh, self._gone, settings)
         self._members = LiveMembers(peers.members, self._concerns, clock, settings)
+        self._audit: LiveAudit | None = None
+        if history is not None and settings.audit_every_s > 0:
+            self._audit = LiveAudit(history, settings.audit_every_s, clock)
         self.locations = LiveLocations(
-            shares, self._watchers, self._members, live_cache, self._feeds, peers, clock, settings
+            shares, self._watchers, self._members, live_cache, self._feeds, peers, clock, settings, self._audit
         )
         self.watching = LiveWatching(self.locations, self._watchers, self._members, live_cache, peers, clock, settings)
 
@@ -62,6 +70,8 @@ class Live:
                 work.create_task(self._listen(), name="live-silences")
                 work.create_task(self._look_after_watchers(), name="live-watchers")
                 work.create_task(self._follow_ownership(), name="live-ownership")
+                if self._audit is not None:
+                    work.create_task(self._audit.run(), name="live-audit")
         finally:
             await self._unsubscribe(changes)
 
@@ -72,6 +82,8 @@ class Live:
         await self.watching.recheck_members()
         await self.watching.recheck_connections()
         await self._feeds.step()
+        if self._audit is not None:
+            await self._audit.step()
 
     async def _listen(self) -> None:
         while True:

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class LiveSettings:
-    """Limits and times of the live part of the location service. All counts are at least 1, all times more than 0."""
+    """Limits and times of the live part of the location service. All counts are at least 1, all times more than 0 where
+    nothing else is said.
+    """
 
     stale_s: float = 30.0
     """How long after its newest point a live location counts as stale."""
@@ -35,6 +37,8 @@ class LiveSettings:
     """Viewers of all conversations that this process keeps; one more is refused as OVERLOADED."""
     most_watchers_of_one: int = 2_000
     """Viewers of one conversation."""
+    audit_every_s: float = 0.0
+    """How far apart the points are that the location history keeps for audit; 0: none is kept."""
     deliver_tries: int = 4
     """How often an event is offered to an edge that does not take it. What is lost heals when the viewer asks again."""
     deliver_retry_s: float = 0.5

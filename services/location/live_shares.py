@@ -34,6 +34,8 @@ class Shared:
     latest_number: int = 0
     seen_s: float = 0.0
     """When the newest point came, on the monotonic clock."""
+    sampled_s: float = float("-inf")
+    """When a point was kept for audit last, on the monotonic clock."""
     is_over: bool = False
     """It has ended, for everybody: not just that this process knows it no longer."""
     is_listened_for: bool = field(default=False, repr=False)
