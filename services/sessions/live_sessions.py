@@ -91,11 +91,18 @@ class LiveSessions:
         return await self._tending.change(row, longer)
 
     async def stop(self, session_id: str, user_id: str) -> None:
-        """Ends the session, if it has not ended. Raises PermissionDenied (NOT_YOURSELF)."""
+        """Ends the session, if it has not ended; viewers know when this returns, or as soon as they can be told. Raises
+        PermissionDenied (NOT_YOURSELF).
+        """
         row = await self._own(session_id, user_id)
-        if row is not None:
-            await self._tending.end(row, Ending.STOPPED)
-            self._keeper.schedule(session_id, self._clock.now_ms())
+        if row is None or row.told:
+            return
+        await self._tending.end(row, Ending.STOPPED)
+        self._keeper.schedule(session_id, self._clock.now_ms() + _SOON_MS)
+        try:
+            await self._tending.tend(session_id)
+        except HitherError as error:
+            _log.warning("live_session.untold", reason=error.reason)
 
     async def active_in(self, conversation_id: str) -> Sequence[LiveSessionRow]:
         """The sessions of the conversation that go on."""

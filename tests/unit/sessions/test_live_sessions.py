@@ -85,7 +85,6 @@ class Desk:
     async def stop(self, session_id: str, user_id: str = "ann") -> None:
         _as(user_id)
         await self.servicer.StopLiveLocation(pb.StopLiveLocationRequest(session_id=session_id), None)
-        await self.keeper.step()
 
     async def active(self) -> list[str]:
         response = await self.servicer.GetLiveLocations(pb.GetLiveLocationsRequest(conversation_id="g.1"), None)
