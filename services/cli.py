@@ -1,4 +1,6 @@
-"""The command line: `hither up`, `hither serve`, `hither edge`, `hither token`, `hither status`, `hither certs`."""
+"""The command line: `hither up`, `hither serve`, `hither edge`, `hither token`, `hither status`, `hither certs`,
+`hither plan`.
+"""
 
 import asyncio
 import os
@@ -23,6 +25,7 @@ from services.certs import DEFAULT_CLUSTER, DEFAULT_DAYS, MOST_DAYS, CertsError,
 from services.config import Config, ConfigError, MeshSettings, load_config
 from services.data_directory import DataDirectory, DataDirectoryBusy, Running
 from services.directory.tokens import TokenIssuer
+from services.planning.command import plan
 from services.registries import EMBEDDED, open_registry
 from services.status import render_status, watch_process, watch_registry
 
@@ -186,6 +189,9 @@ def certs(names: tuple[str, ...], out: Path, cluster: str | None, hosts: tuple[s
         raise click.ClickException(str(error)) from error
     for path in written:
         click.echo(path)
+
+
+main.add_command(plan)
 
 
 async def _show_registry(config: Config, directory: DataDirectory, watch: bool) -> None:
