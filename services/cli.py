@@ -1,5 +1,5 @@
 """The command line: `hither up`, `hither serve`, `hither edge`, `hither token`, `hither status`, `hither certs`,
-`hither plan`.
+`hither init`, `hither plan`.
 """
 
 import asyncio
@@ -189,6 +189,26 @@ def certs(names: tuple[str, ...], out: Path, cluster: str | None, hosts: tuple[s
         raise click.ClickException(str(error)) from error
     for path in written:
         click.echo(path)
+
+
+@main.command()
+@click.option(
+    "--partitions",
+    type=click.IntRange(min=1),
+    default=PARTITIONS_APART,
+    show_default=True,
+    help="Partitions of the cluster, for the life of its data.",
+)
+@_data_option
+def init(partitions: int, data: Path | None) -> None:
+    """Make the data directory of a cluster whose services run apart, and print the cluster's id. Again, it changes nothing."""
+    config = _configure(None, {"data": data})
+    try:
+        directory = DataDirectory(Path(config.process.data))
+        directory.fix_partitions(partitions)
+    except (OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(directory.cluster)
 
 
 main.add_command(plan)
