@@ -1,0 +1,36 @@
+"""What the files of deploy/ say about processes of Hither: their environments and commands, as Hither itself takes them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import click
+
+from services.cli import main
+from services.config import Config, load_config
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+EMBEDDED = "embedded"
+
+
+def configured(environment: Mapping[str, str]) -> Config:
+    """The configuration that a process has in this environment. Raises ConfigError for a variable that none knows."""
+    return load_config(None, environment, {})
+
+
+def parsed(arguments: Sequence[str]) -> click.Context:
+    """A command as the command line takes it. Raises UsageError for one that it refuses."""
+    command = main.commands[arguments[0]]
+    return command.make_context(arguments[0], list(arguments[1:]))
+
+
+def dialled(config: Config) -> set[str]:
+    """HOST:PORT of the registry and of the engines that the configuration names."""
+    urls = [config.mesh.registry, *asdict(config.engines).values()]
+    return {
+        address
+        for url in urls
+        if url != EMBEDDED
+        for address in urlsplit(url).netloc.rpartition("@")[2].split(",")
+    }  # fmt: skip
