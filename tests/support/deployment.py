@@ -1,14 +1,19 @@
 """What the files of deploy/ say about processes of Hither: their environments and commands, as Hither itself takes them."""
 
+import shutil
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import click
+import yaml
 
 from services.cli import main
 from services.config import Config, load_config
+from tests.support.servers.process import ServerMissing
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 EMBEDDED = "embedded"
@@ -34,3 +39,19 @@ def dialled(config: Config) -> set[str]:
         if url != EMBEDDED
         for address in urlsplit(url).netloc.rpartition("@")[2].split(",")
     }  # fmt: skip
+
+
+def rendered(folder: str) -> list[dict[str, Any]]:
+    """The manifests of deploy/kubernetes/FOLDER as `kubectl apply -k` sends them. Raises ServerMissing without kubectl."""
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        raise ServerMissing("kubectl is not installed")
+    shown = subprocess.run(
+        [kubectl, "kustomize", str(DEPLOY / "kubernetes" / folder)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert shown.returncode == 0, shown.stderr
+    return list(yaml.safe_load_all(shown.stdout))
