@@ -28,7 +28,7 @@ class Cost:
 
 
 ASSUMED = (
-    Cost("update", "location", 100.0, source="assumed: the budget of an update with 400 friends; the service is not built"),
+    Cost("update", "location", 100.0, source="assumed: the budget of an update with 400 friends; nobody has measured the service yet"),
     Cost("update", "edge", 40.0, source="assumed: the budget of a frame that is decoded and routed"),
 )  # fmt: skip
 """What could not be measured yet."""

@@ -131,7 +131,7 @@ def _partitions(plan: Plan) -> str:
         "Partitions (fixed for the life of the data)",
         f"  {plan.partitions}: {plan.writes_per_partition:,.0f} messages/s in each at the peak (watch above 5,000)",
         "Not sized",
-        "  push: it is not built, so nobody has measured it; logins: a password costs what [directory] hash_* says",
+        "  push: nobody has measured it yet; logins: a password costs what [directory] hash_* says",
     ]
     split = [plan.need(kind) for kind in STANDBYS if plan.need(kind).instances > 1]
     lines += [
