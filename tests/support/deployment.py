@@ -1,5 +1,6 @@
 """What the files of deploy/ say about processes of Hither: their environments and commands, as Hither itself takes them."""
 
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from tests.support.servers.process import ServerMissing
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 EMBEDDED = "embedded"
+_VARIABLE = re.compile(r"\$\{\w+:-([^}]*)\}")
 
 
 def configured(environment: Mapping[str, str]) -> Config:
@@ -55,3 +57,24 @@ def rendered(folder: str) -> list[dict[str, Any]]:
     )
     assert shown.returncode == 0, shown.stderr
     return list(yaml.safe_load_all(shown.stdout))
+
+
+def composed(text: str) -> dict[str, Any]:
+    """A compose file with its aliases resolved and its variables at their defaults."""
+    content: dict[str, Any] = yaml.safe_load(_VARIABLE.sub(r"\1", text))
+    return content
+
+
+def compose_services() -> dict[str, dict[str, Any]]:
+    """The services of deploy/compose.yaml, by name."""
+    found: dict[str, dict[str, Any]] = composed((DEPLOY / "compose.yaml").read_text())["services"]
+    return found
+
+
+def serving() -> dict[str, dict[str, Any]]:
+    """Those that run a service of Hither, or an edge."""
+    return {
+        name: service
+        for name, service in compose_services().items()
+        if service["image"].startswith("hither:") and service["command"][0] in ("serve", "edge")
+    }

@@ -1,7 +1,6 @@
 """The compose file is one, and what it says to Hither Hither understands."""
 
 import re
-from typing import Any
 
 import pytest
 import yaml
@@ -9,21 +8,12 @@ from compose_spec import PyCompose
 
 from services.catalogue import NAMES
 from services.config import Config
-from tests.support.deployment import DEPLOY, configured, dialled, parsed
+from tests.support.deployment import DEPLOY, compose_services, composed, configured, dialled, parsed, serving
 
 TEXT = (DEPLOY / "compose.yaml").read_text()
-_VARIABLE = re.compile(r"\$\{\w+:-([^}]*)\}")
-
-
-def loaded(text: str) -> dict[str, Any]:
-    """The file with its aliases resolved and its variables at their defaults."""
-    content: dict[str, Any] = yaml.safe_load(_VARIABLE.sub(r"\1", text))
-    return content
-
-
-SERVICES: dict[str, dict[str, Any]] = loaded(TEXT)["services"]
+SERVICES = compose_services()
 HITHER = {name: service for name, service in SERVICES.items() if service["image"].startswith("hither:")}
-SERVING = {name: service for name, service in HITHER.items() if service["command"][0] in ("serve", "edge")}
+SERVING = serving()
 
 
 def settings(name: str) -> Config:
@@ -31,14 +21,14 @@ def settings(name: str) -> Config:
 
 
 def test_the_file_is_a_compose_file() -> None:
-    assert set(PyCompose.from_yaml(yaml.safe_dump(loaded(TEXT))).service_names()) == set(SERVICES)
+    assert set(PyCompose.from_yaml(yaml.safe_dump(composed(TEXT))).service_names()) == set(SERVICES)
 
 
 def test_what_is_no_compose_file_would_be_found() -> None:
     wrong = TEXT.replace("stop_grace_period:", "stop_grace:")
     assert wrong != TEXT
     with pytest.raises(ValueError, match="stop_grace"):
-        PyCompose.from_yaml(yaml.safe_dump(loaded(wrong)))
+        PyCompose.from_yaml(yaml.safe_dump(composed(wrong)))
 
 
 def test_every_service_of_hither_has_a_container_and_there_are_two_edges() -> None:
