@@ -102,6 +102,11 @@ def test_a_stop_is_given_the_time_that_it_may_take() -> None:
         assert int(service["stop_grace_period"].removesuffix("s")) > 3 * settings(name).process.drain_s, name
 
 
+@pytest.mark.parametrize("name", ["edge-1", "edge-2"])
+def test_an_edge_may_open_a_file_for_each_connection(name: str) -> None:
+    assert SERVING[name]["ulimits"]["nofile"]["soft"] > settings(name).edge.max_connections
+
+
 def test_nothing_listens_off_the_machine() -> None:
     published = [port for service in SERVICES.values() for port in service.get("ports", ())]
     assert published
