@@ -8,6 +8,7 @@ from discovery.clock import SystemClock
 from discovery.registry.embedded import EmbeddedRegistry
 from services.config import Config, ConfigError, EnginesSettings
 from services.data_directory import DataDirectory
+from services.engine_health import EngineHealth
 from services.engines import open_engines
 from services.storage.redis.sharded import ShardedBus
 from tests.support.bus_servers import announce
@@ -23,8 +24,8 @@ async def test_the_bus_of_the_registry_is_on_the_servers_that_stand_there_apart_
     config = Config(engines=EnginesSettings(bus="registry"))
 
     async with (
-        open_engines(config, DataDirectory(tmp_path / "one"), 16, registry) as one,
-        open_engines(config, DataDirectory(tmp_path / "other"), 16, registry) as other,
+        open_engines(config, DataDirectory(tmp_path / "one"), 16, registry, EngineHealth(SystemClock())) as one,
+        open_engines(config, DataDirectory(tmp_path / "other"), 16, registry, EngineHealth(SystemClock())) as other,
     ):
         bus, others = await one.bus(), await other.bus()
         await bus.subscribe("t", lambda _, payload: heard.append(payload))
@@ -49,6 +50,8 @@ async def test_the_bus_of_the_registry_is_on_the_servers_that_stand_there_apart_
 async def test_a_url_that_names_no_such_engine_is_refused(tmp_path: Path, engine: str, url: str) -> None:
     config = Config(engines=EnginesSettings(**{engine: url}))
 
-    async with open_engines(config, DataDirectory(tmp_path), 16, EmbeddedRegistry(SystemClock())) as engines:
+    async with open_engines(
+        config, DataDirectory(tmp_path), 16, EmbeddedRegistry(SystemClock()), EngineHealth(SystemClock())
+    ) as engines:
         with pytest.raises(ConfigError, match=f"engines: {engine}"):
             await (engines.bus() if engine == "bus" else engines.cache())
