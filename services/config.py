@@ -96,7 +96,8 @@ class EnginesSettings:
     devices: str = "embedded"
     """Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE."""
     directory: str = "embedded"
-    """Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE."""
+    """Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE[?replica=HOST:PORT&replica=HOST:PORT...].
+    Replicas serve reads that they are recent enough for; the user needs pg_read_all_stats for that."""
     cache: str = "embedded"
     """Or redis://HOST:PORT/0."""
     bus: str = "embedded"
