@@ -22,8 +22,8 @@ _SCHEMA_LOCK = "SELECT pg_advisory_xact_lock(hashtext('hither directory schema')
 class PostgresqlEngine:
     """See services.storage.sql.engine.Engine. Who finds all connections taken for `patience_s` gets SQLAlchemy's TimeoutError.
 
-    What `replica` names in the URL's query serves reads as well (see services.storage.sql.replicas), each with as many connections. Raises ValueError
-    for one that is not HOST:PORT.
+    What `replica` names in the URL's query serves reads as well (see services.storage.sql.replicas), each over as many
+    connections. Raises ValueError for one that is not HOST:PORT.
     """
 
     def __init__(
