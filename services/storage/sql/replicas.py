@@ -127,8 +127,10 @@ class Replica:
         return now_s >= self._out_until_s
 
     def miss(self, why: str, now_s: float) -> None:
-        """Leaves it out for a while."""
+        """Leaves it out for a while. Reads that miss it together count as one in the row."""
         MISSED.labels(self.name, why).inc()
+        if not self.is_in(now_s):
+            return
         if self._misses == 0:
             log.warning("a replica is left out", replica=self.name, why=why)
         out_s = min(self._settings.out_base_s * 2.0 ** min(self._misses, 30), self._settings.out_most_s)

@@ -77,6 +77,7 @@ async def until_served_by_replica(store: SqlDirectoryStore) -> None:
 
 
 async def test_replicas_serve_reads_that_see_every_write_before(store: SqlDirectoryStore) -> None:
+    await until_served_by_replica(store)
     before = served("replica")
 
     for number in range(50):
@@ -199,11 +200,12 @@ def test_a_replica_is_left_out_for_longer_each_time_up_to_a_limit_until_it_serve
     engine = PostgresqlEngine(make_url(URL), 1, 1.0)._engine
     replica = Replica("one:1", engine, ReplicaSettings(out_base_s=1.0, out_most_s=3.0))
 
-    for out_s in (1.0, 2.0, 3.0, 3.0):
-        replica.miss("away", 10.0)
-        assert not replica.is_in(10.0 + out_s - 0.01)
-        assert replica.is_in(10.0 + out_s)
+    for now_s, out_s in ((10.0, 1.0), (20.0, 2.0), (30.0, 3.0), (40.0, 3.0)):
+        replica.miss("away", now_s)
+        replica.miss("away", now_s)
+        assert not replica.is_in(now_s + out_s - 0.01)
+        assert replica.is_in(now_s + out_s)
     replica.serve()
-    replica.miss("away", 10.0)
+    replica.miss("away", 50.0)
 
-    assert replica.is_in(11.0)
+    assert replica.is_in(51.0)
