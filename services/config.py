@@ -94,7 +94,8 @@ class EnginesSettings:
     messages: str = "embedded"
     """Or cassandra://HOST:PORT[,HOST:PORT...]/KEYSPACE[?replication=3]."""
     devices: str = "embedded"
-    """Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE."""
+    """Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE, or several of these, separated by spaces: shards by user, whose
+    number and order are fixed for the life of the data."""
     directory: str = "embedded"
     """Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE[?replica=HOST:PORT&replica=HOST:PORT...].
     Replicas serve reads that they are recent enough for; the user needs pg_read_all_stats for that."""
