@@ -31,6 +31,7 @@ from services.storage.redis.bus import RedisBus
 from services.storage.redis.cache import RedisCache
 from services.storage.redis.sharded import ShardedBus
 from services.storage.sql.devices import SqlDeviceStore
+from services.storage.sql.sharded_devices import ShardedDeviceStore
 from services.storage.sqlite.devices import SqliteDeviceStore
 from services.storage.sqlite.history import SqliteLocationHistory
 from services.storage.sqlite.log import SqliteLog
@@ -134,6 +135,12 @@ def postgresql_device_store(request: pytest.FixtureRequest) -> DeviceStoreRig:
     return Rig(lambda: SqlDeviceStore.open(url))
 
 
+def sharded_device_store(request: pytest.FixtureRequest) -> DeviceStoreRig:
+    server: PostgresqlServer = request.getfixturevalue("postgresql_server")
+    urls = [server.new_database(), server.new_database()]
+    return Rig(lambda: ShardedDeviceStore.open(urls))
+
+
 MESSAGE_STORES: dict[str, Callable[[pytest.FixtureRequest], MessageStoreRig]] = {
     "sqlite": sqlite_message_store,
     "cassandra": cassandra_message_store,
@@ -175,6 +182,7 @@ HISTORIES: dict[str, Callable[[pytest.FixtureRequest], HistoryRig]] = {
 DEVICE_STORES: dict[str, Callable[[pytest.FixtureRequest], DeviceStoreRig]] = {
     "sqlite": sqlite_device_store,
     "postgresql": postgresql_device_store,
+    "sharded": sharded_device_store,
 }
 
 

@@ -102,3 +102,11 @@ DEVICES = Table(
     Column("cursor", BigInteger, nullable=False),
     Column("last_seen_ms", BigInteger, nullable=False),
 )
+
+# One row at most: which shard of the devices this database is.
+DEVICES_SHARD = Table(
+    "devices_shard",
+    DEVICES_METADATA,
+    Column("number", SmallInteger, primary_key=True, autoincrement=False),
+    Column("shards", SmallInteger, nullable=False),
+)
