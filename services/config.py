@@ -97,9 +97,13 @@ class EnginesSettings:
     history: str = "embedded"
     """Where users were in the last seven days. Or cassandra://... as for `messages`; both may share a keyspace."""
     devices: str = "embedded"
-    """Of devices and live-location sessions. Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE."""
+    """Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE, or several of these, separated by spaces: shards by user, whose
+    number and order are fixed for the life of the data."""
+    live_sessions: str = "devices"
+    """Of what is shared live: in the place of the devices (the first, if there are several), or postgresql+asyncpg://... as there."""
     directory: str = "embedded"
-    """Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE."""
+    """Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE[?replica=HOST:PORT&replica=HOST:PORT...].
+    Replicas serve reads that they are recent enough for; the user needs pg_read_all_stats for that."""
     cache: str = "embedded"
     """Or redis://[USER:PASSWORD@]HOST:PORT[/DB], redis+sentinel://[USER:PASSWORD@]HOST:PORT[,HOST:PORT...]/NAME[/DB], or
     redis+cluster://[USER:PASSWORD@]HOST:PORT[,HOST:PORT...]. With "rediss" for "redis": over TLS."""

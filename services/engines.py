@@ -24,6 +24,7 @@ from services.ports.log import Log
 from services.ports.message_store import MessageStore
 
 EMBEDDED = "embedded"
+_AS_DEVICES = "devices"
 REGISTRY = "registry"
 """The servers that the registry names."""
 _REDIS = ("redis", "rediss", "redis+sentinel", "rediss+sentinel")
@@ -74,8 +75,8 @@ class Engines:
         return await self._once("devices", self._open_devices)
 
     async def live_sessions(self) -> LiveSessionStore:
-        """Live-location sessions, in the place of the devices: both are the sessions service's."""
-        return await self._once("live_sessions", self._open_live_sessions, self._urls.devices)
+        """Live-location sessions."""
+        return await self._once("live_sessions", self._open_live_sessions)
 
     async def directory(self) -> DirectoryStore:
         """Users, friendships and conversations."""
@@ -93,11 +94,10 @@ class Engines:
         """News between the instances."""
         return await self._once("bus", self._open_bus)
 
-    async def _once(self, name: str, open_engine: Callable[[str], Awaitable[T]], url: str = "") -> T:
-        """The engine of that name; opened at the URL of the setting of that name, if none is given."""
+    async def _once(self, name: str, open_engine: Callable[[str], Awaitable[T]]) -> T:
         engine = self._opened.get(name)
         if engine is None:
-            opened = await open_engine(url or getattr(self._urls, name))
+            opened = await open_engine(getattr(self._urls, name))
             self._stack.push_async_callback(opened.close)
             engine = self._opened[name] = self._health.watch(name, opened)
         return cast(T, engine)
@@ -144,15 +144,24 @@ class Engines:
             return await SqliteDeviceStore.open(self._data.database("devices"))
         from services.storage.sql.devices import SqlDeviceStore
 
-        _split("devices", url, "postgresql+asyncpg")
+        urls = url.split()
+        for shard_url in urls:
+            _split("devices", shard_url, "postgresql+asyncpg")
+        if len(urls) > 1:
+            from services.storage.sql.sharded_devices import ShardedDeviceStore
+
+            return await ShardedDeviceStore.open(urls)
         return await SqlDeviceStore.open(url)
 
     async def _open_live_sessions(self, url: str) -> LiveSessionStore:
         from services.storage.sql.directory import sqlite_url
         from services.storage.sql.live_sessions import SqlLiveSessionStore
 
+        if url == _AS_DEVICES:
+            url = self._urls.devices.split()[0]
         if url == EMBEDDED:
             return await SqlLiveSessionStore.open(sqlite_url(self._data.database("live_sessions")))
+        _split("live_sessions", url, "postgresql+asyncpg")
         return await SqlLiveSessionStore.open(url)
 
     async def _open_directory(self, url: str) -> DirectoryStore:
@@ -180,17 +189,20 @@ class Engines:
 
             return MemoryBus()
         if urlsplit(url).scheme == REGISTRY or url == REGISTRY:
-            from services.storage.redis.sharded import ShardedBus
-
-            account = _account("bus", url)
-            return await ShardedBus.open(
-                self._registry, self._partitions, lambda address: f"redis://{account}{address}"
-            )
+            return await self._open_sharded_bus(_account("bus", url))
         from services.storage.redis.bus import RedisBus
 
         _split("bus", url, *_REDIS)
         with _refused("bus"):
             return await RedisBus.open(url)
+
+    async def _open_sharded_bus(self, account: str) -> Bus:
+        from services.storage.redis.connections import RedisSettings
+        from services.storage.redis.sharded import ShardedBus
+
+        # Each cluster has a ring of its own, also where it shares servers with others.
+        settings = RedisSettings(prefix=f"hither:{self._data.cluster}:")
+        return await ShardedBus.open(self._registry, self._partitions, f"redis://{account}{{}}".format, settings)
 
 
 class _Parts:

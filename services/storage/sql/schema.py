@@ -125,3 +125,11 @@ LIVE_SESSIONS = Table(
     Index(None, "partition", "told", "session_id"),
     Index(None, "told", "keep_until_ms"),
 )
+
+# One row at most: which shard of the devices this database is.
+DEVICES_SHARD = Table(
+    "devices_shard",
+    DEVICES_METADATA,
+    Column("number", SmallInteger, primary_key=True, autoincrement=False),
+    Column("shards", SmallInteger, nullable=False),
+)
