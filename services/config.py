@@ -97,6 +97,8 @@ class EnginesSettings:
     """Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE."""
     directory: str = "embedded"
     """Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE."""
+    privacy: str = "embedded"
+    """Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE."""
     cache: str = "embedded"
     """Or redis://HOST:PORT/0."""
     bus: str = "embedded"

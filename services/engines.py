@@ -19,6 +19,7 @@ from services.ports.cache import Cache
 from services.ports.device_store import DeviceStore
 from services.ports.log import Log
 from services.ports.message_store import MessageStore
+from services.ports.privacy_store import PrivacyStore
 
 EMBEDDED = "embedded"
 
@@ -63,6 +64,10 @@ class Engines:
     async def directory(self) -> DirectoryStore:
         """Users, friendships and conversations."""
         return await self._once("directory", self._open_directory)
+
+    async def privacy(self) -> PrivacyStore:
+        """What users let be known of them."""
+        return await self._once("privacy", self._open_privacy)
 
     async def cache(self) -> Cache:
         """Connections and presence."""
@@ -125,6 +130,15 @@ class Engines:
             return await SqlDirectoryStore.open(sqlite_url(self._data.database("directory")))
         _split("directory", url, "postgresql+asyncpg")
         return await SqlDirectoryStore.open(url)
+
+    async def _open_privacy(self, url: str) -> PrivacyStore:
+        from services.storage.sql.directory import sqlite_url
+        from services.storage.sql.privacy import SqlPrivacyStore
+
+        if url == EMBEDDED:
+            return await SqlPrivacyStore.open(sqlite_url(self._data.database("privacy")))
+        _split("privacy", url, "postgresql+asyncpg")
+        return await SqlPrivacyStore.open(url)
 
     async def _open_cache(self, url: str) -> Cache:
         if url == EMBEDDED:

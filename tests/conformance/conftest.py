@@ -18,6 +18,7 @@ from services.ports.cache import Cache
 from services.ports.device_store import DeviceStore
 from services.ports.log import Log
 from services.ports.message_store import MessageStore
+from services.ports.privacy_store import PrivacyStore
 from services.storage.cassandra.messages import CassandraMessageStore
 from services.storage.kafka.log import KafkaLog
 from services.storage.memory.bus import MemoryBus
@@ -25,6 +26,8 @@ from services.storage.memory.cache import MemoryCache
 from services.storage.redis.bus import RedisBus
 from services.storage.redis.cache import RedisCache
 from services.storage.sql.devices import SqlDeviceStore
+from services.storage.sql.directory import sqlite_url
+from services.storage.sql.privacy import SqlPrivacyStore
 from services.storage.sqlite.devices import SqliteDeviceStore
 from services.storage.sqlite.log import SqliteLog
 from services.storage.sqlite.messages import SqliteMessageStore
@@ -69,6 +72,7 @@ class Rig(Generic[Port]):
 LogRig = Rig[Log]
 MessageStoreRig = Rig[MessageStore]
 DeviceStoreRig = Rig[DeviceStore]
+PrivacyStoreRig = Rig[PrivacyStore]
 
 
 def sqlite_log(folder: Path) -> LogRig:
@@ -125,6 +129,17 @@ def postgresql_device_store(request: pytest.FixtureRequest) -> DeviceStoreRig:
     return Rig(lambda: SqlDeviceStore.open(url))
 
 
+def sqlite_privacy_store(request: pytest.FixtureRequest) -> PrivacyStoreRig:
+    folder: Path = request.getfixturevalue("tmp_path")
+    return Rig(lambda: SqlPrivacyStore.open(sqlite_url(folder / "privacy.db")))
+
+
+def postgresql_privacy_store(request: pytest.FixtureRequest) -> PrivacyStoreRig:
+    server: PostgresqlServer = request.getfixturevalue("postgresql_server")
+    url = server.new_database()
+    return Rig(lambda: SqlPrivacyStore.open(url))
+
+
 MESSAGE_STORES: dict[str, Callable[[pytest.FixtureRequest], MessageStoreRig]] = {
     "sqlite": sqlite_message_store,
     "cassandra": cassandra_message_store,
@@ -132,6 +147,11 @@ MESSAGE_STORES: dict[str, Callable[[pytest.FixtureRequest], MessageStoreRig]] = 
 DEVICE_STORES: dict[str, Callable[[pytest.FixtureRequest], DeviceStoreRig]] = {
     "sqlite": sqlite_device_store,
     "postgresql": postgresql_device_store,
+}
+
+PRIVACY_STORES: dict[str, Callable[[pytest.FixtureRequest], PrivacyStoreRig]] = {
+    "sqlite": sqlite_privacy_store,
+    "postgresql": postgresql_privacy_store,
 }
 
 
@@ -252,6 +272,18 @@ async def device_store_rig(request: pytest.FixtureRequest) -> AsyncIterator[Devi
 @pytest.fixture
 async def devices(device_store_rig: DeviceStoreRig) -> DeviceStore:
     return await device_store_rig.open()
+
+
+@pytest.fixture(params=list(PRIVACY_STORES.values()), ids=list(PRIVACY_STORES))
+async def privacy_store_rig(request: pytest.FixtureRequest) -> AsyncIterator[PrivacyStoreRig]:
+    rig: PrivacyStoreRig = request.param(request)
+    yield rig
+    await rig.dispose()
+
+
+@pytest.fixture
+async def privacy_store(privacy_store_rig: PrivacyStoreRig) -> PrivacyStore:
+    return await privacy_store_rig.open()
 
 
 @pytest.fixture(params=list(CACHES.values()), ids=list(CACHES))

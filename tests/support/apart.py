@@ -50,6 +50,7 @@ class Servers:
             "HITHER_ENGINES_MESSAGES": f"cassandra://127.0.0.1:{self.cassandra.port}/{name}",
             "HITHER_ENGINES_DIRECTORY": (database := self.postgresql.new_database()),
             "HITHER_ENGINES_DEVICES": database,
+            "HITHER_ENGINES_PRIVACY": database,
             "HITHER_ENGINES_CACHE": self.redis.url,
             "HITHER_ENGINES_BUS": self.redis.url,
         }

@@ -1,9 +1,10 @@
-"""The tables of the directory, and the one of the device store, which may live in another database. The migrations make
-them; tests prove that the two agree.
+"""The tables of the directory, and those of the device store and of the privacy store, which may live in other databases.
+The migrations make them; tests prove that the two agree.
 """
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     ForeignKey,
     Index,
@@ -27,6 +28,7 @@ _NAMES = {
 }
 METADATA = MetaData(naming_convention=_NAMES)
 DEVICES_METADATA = MetaData(naming_convention=_NAMES)
+PRIVACY_METADATA = MetaData(naming_convention=_NAMES)
 
 USERS = Table(
     "users",
@@ -101,4 +103,26 @@ DEVICES = Table(
     Column("device_id", ID, primary_key=True),
     Column("cursor", BigInteger, nullable=False),
     Column("last_seen_ms", BigInteger, nullable=False),
+)
+
+PRIVACY_ROWS = Table(
+    "privacy",
+    PRIVACY_METADATA,
+    Column("user_id", ID, primary_key=True),
+    Column("presence", SmallInteger, nullable=False),
+    Column("last_seen", SmallInteger, nullable=False),
+    Column("shares_location", Boolean, nullable=False),
+    Column("default_precision", SmallInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),
+)
+
+# Whoever has grants has a row in `privacy`. No foreign key says so: each change locks that row first anyway.
+GRANTS = Table(
+    "grants",
+    PRIVACY_METADATA,
+    Column("owner_id", ID, primary_key=True),
+    Column("viewer_id", ID, primary_key=True),
+    Column("precision", SmallInteger, nullable=False),
+    Column("expires_ms", BigInteger, nullable=False),
+    Index(None, "viewer_id", "owner_id"),
 )
