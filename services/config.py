@@ -100,9 +100,10 @@ class EnginesSettings:
     privacy: str = "embedded"
     """Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE."""
     cache: str = "embedded"
-    """Or redis://HOST:PORT/0."""
+    """Or redis://[USER:PASSWORD@]HOST:PORT[/DB], redis+sentinel://[USER:PASSWORD@]HOST:PORT[,HOST:PORT...]/NAME[/DB], or
+    redis+cluster://[USER:PASSWORD@]HOST:PORT[,HOST:PORT...]. With "rediss" for "redis": over TLS."""
     bus: str = "embedded"
-    """Or redis://HOST:PORT/0."""
+    """Or redis:// or redis+sentinel:// as for `cache`."""
 
 
 @dataclass(frozen=True, slots=True)

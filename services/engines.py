@@ -4,8 +4,8 @@ Each engine is opened when a service of this process first needs it and closed w
 drivers are imported no earlier: a process loads those of its own engines only.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Protocol, TypeVar, cast
 from urllib.parse import parse_qs, urlsplit
 
@@ -22,6 +22,7 @@ from services.ports.message_store import MessageStore
 from services.ports.privacy_store import PrivacyStore
 
 EMBEDDED = "embedded"
+_REDIS = ("redis", "rediss", "redis+sentinel", "rediss+sentinel")
 
 
 class _Closable(Protocol):
@@ -147,8 +148,9 @@ class Engines:
             return MemoryCache(SystemClock(), self._cache_keys)
         from services.storage.redis.cache import RedisCache
 
-        _split("cache", url, "redis")
-        return await RedisCache.open(url)
+        _split("cache", url, *_REDIS, "redis+cluster", "rediss+cluster")
+        with _refused("cache"):
+            return await RedisCache.open(url)
 
     async def _open_bus(self, url: str) -> Bus:
         if url == EMBEDDED:
@@ -157,8 +159,9 @@ class Engines:
             return MemoryBus()
         from services.storage.redis.bus import RedisBus
 
-        _split("bus", url, "redis")
-        return await RedisBus.open(url)
+        _split("bus", url, *_REDIS)
+        with _refused("bus"):
+            return await RedisBus.open(url)
 
 
 class _Parts:
@@ -170,12 +173,22 @@ class _Parts:
         self.query = query
 
 
-def _split(engine: str, url: str, scheme: str) -> _Parts:
+def _split(engine: str, url: str, *schemes: str) -> _Parts:
     parts = urlsplit(url)
-    if parts.scheme != scheme:
-        raise ConfigError(f"engines: {engine} is {EMBEDDED!r} or {scheme}://..., not {parts.scheme or url}://...")
+    if parts.scheme not in schemes:
+        known = ", ".join(f"{scheme}://..." for scheme in schemes)
+        raise ConfigError(f"engines: {engine} is {EMBEDDED!r} or {known}, not {parts.scheme or url}://...")
     query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
     return _Parts(parts.netloc.rpartition("@")[2], parts.path.lstrip("/"), query)
+
+
+@contextmanager
+def _refused(engine: str) -> Iterator[None]:
+    """What an engine cannot make of its URL is an error of the configuration."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(f"engines: {engine}: {error}") from error
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from tests.support.servers.etcd import EtcdCluster, etcd_server
 from tests.support.servers.kafka import KafkaServer
 from tests.support.servers.postgresql import PostgresqlServer
 from tests.support.servers.process import ServerMissing
-from tests.support.servers.redis import RedisServer
+from tests.support.servers.redis import RedisCluster, RedisServer, SentinelSet
 
 Require = Callable[[bool, str], None]
 Server = TypeVar("Server")
@@ -29,6 +29,18 @@ def require() -> Require:
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """One Redis for the run. Whoever asks for it empties it first, and leaves it running."""
     yield from _running(lambda: RedisServer(tmp_path_factory.mktemp("redis")))
+
+
+@pytest.fixture(scope="session")
+def sentinel_set(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SentinelSet]:
+    """A primary, a replica and their Sentinels for the run. Whoever kills one has the set recover."""
+    yield from _running(lambda: SentinelSet(tmp_path_factory.mktemp("sentinel")))
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
+    """A Redis Cluster for the run. Whoever kills a server has the Cluster recover."""
+    yield from _running(lambda: RedisCluster(tmp_path_factory.mktemp("cluster")))
 
 
 @pytest.fixture(scope="session")

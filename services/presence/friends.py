@@ -2,7 +2,7 @@
 
 News that two users stand to each other in another way severs them at once, and only a fresh answer of the directory brings
 them together again; an answer that was on its way when the news came is thrown away. News that were lost are made up
-for by asking again from time to time.
+for by asking again: when the Bus says that there may have been some, and from time to time.
 """
 
 import asyncio
@@ -78,6 +78,12 @@ class Friends:
                     for user_id in (one, other):
                         if self._is_here(user_id):
                             self._ask_soon(user_id)
+
+    def missed(self, _topic: str) -> None:
+        """News of the directory may have been missed: everybody's friends are asked for again, few at a time."""
+        self._due.update(dict.fromkeys(self._asked))
+        self._asked.clear()
+        self._wake.set()
 
     async def run(self) -> None:
         """Works until cancelled."""

@@ -38,6 +38,11 @@ def is_there(event: PresenceEvent) -> bool:
     return event.status != _OFFLINE
 
 
+def is_recorded(event: PresenceEvent) -> bool:
+    """Whether there was a record of it: those of users who are not there say since when."""
+    return is_there(event) or event.HasField("last_seen")
+
+
 class Records:
     """Presence records. Errors are the Cache's: Unavailable (ENGINE_DOWN)."""
 

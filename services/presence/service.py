@@ -54,15 +54,15 @@ class Presence:
         self._sessions = mesh.stub(SessionsServiceStub)
         records = Records(cache, settings)
         folding = Folding(settings.device_lifetime_s, settings.gather_s, settings.most_devices)
-        self._watching = Watching(bus, self._take_news, settings.most_followed)
-        self._telling = Telling(records, Delivery(mesh), self._watching, settings)
+        self._watching = Watching(bus, self._take_news, self._take_gap, settings.most_followed)
+        self._telling = Telling(records, Delivery(mesh), self._watching, clock, settings)
         self._friends = Friends(self._friends_of, folding.is_here, self._watching, self._telling, clock, settings)
         self._publishing = Publishing(folding, records, bus, self._friends, self._find_link, clock, settings)
         self.servicer = PresenceServicer(self._publishing, Listing(self._friends_of, records), settings)
 
     async def run(self) -> None:
         """Works in the background until cancelled; ends with an ExceptionGroup if part of the work dies."""
-        changes = await self._bus.subscribe(CHANGES_TOPIC, self._friends.changed)
+        changes = await self._bus.subscribe(CHANGES_TOPIC, self._friends.changed, self._friends.missed)
         try:
             async with asyncio.TaskGroup() as work:
                 work.create_task(self._publishing.run(), name="presence-publishing")
@@ -82,6 +82,9 @@ class Presence:
 
     def _take_news(self, topic: str, payload: bytes) -> None:
         self._telling.take_news(topic, payload)
+
+    def _take_gap(self, topic: str) -> None:
+        self._telling.take_gap(topic)
 
     async def _follow_ownership(self) -> None:
         async for owned in self._mesh.watch_owned(SERVICE):

@@ -33,5 +33,7 @@ class PresenceSettings:
     """How long an engine may take before what it was asked for counts as failed and is tried again."""
     events_at_once: int = 1_000
     """Events that gather into one delivery; the news of one user are never split."""
+    records_at_once: int = 1_000
+    """Records that are read in one go after a gap in the news."""
     page_size: int = 50
     """Friends on a page where the request names no size."""

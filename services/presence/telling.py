@@ -3,23 +3,32 @@
 One task tells everything, in this order: the record of a friend is written before the news of it is published, and a greeting
 reads the records when its turn comes. So what a user is told last of a friend is never older than what was told before.
 What waits is bounded by who is here: of each friend the newest news, for each user one greeting.
+
+Where the Bus says that news may have been missed, the records are read again, many in one go and no more than one batch at
+a time, with news in between; who watches is told those that differ from what was told last. So that is remembered, of each
+friend whom somebody watches. A record that is not there need not mean that its user is not: the Cache may have been lost
+together with the news. It is looked for again after the time in which the records of all who are there are written anew.
 """
 
 import asyncio
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from itertools import islice
 
 import structlog
 from prometheus_client import Counter
 
+from discovery.clock import Clock
 from discovery.errors import HitherError
+from hither.presence.v1.presence_pb2 import PresenceEvent
 from services.delivery import Delivery, UserEvent
-from services.presence.records import Records, is_there, user_of
+from services.presence.records import Records, is_recorded, is_there, user_of
 from services.presence.settings import PresenceSettings
 from services.presence.watching import Watching
 
 _TYPE = "presence"
 _events = Counter("hither_presence_events", "Presence events handed over for delivery, counted for each user told.")
+_missed = Counter("hither_presence_missed_changes", "Changes that were found in the records after a gap in the news.")
 _failures = Counter("hither_presence_greeting_failures", "Times that friends' records could not be read.")
 _log = structlog.get_logger("hither.presence")
 
@@ -35,11 +44,18 @@ class _Greeting:
 class Telling:
     """Presence events on their way to local users."""
 
-    def __init__(self, records: Records, delivery: Delivery, watching: Watching, settings: PresenceSettings) -> None:
+    def __init__(
+        self, records: Records, delivery: Delivery, watching: Watching, clock: Clock, settings: PresenceSettings
+    ) -> None:
         self._records = records
         self._delivery = delivery
         self._watching = watching
+        self._clock = clock
         self._settings = settings
+        self._gaps: dict[str, bool] = {}
+        """Friends whose records are to be read again, and whether that is the second look at them."""
+        self._doubts: dict[str, float] = {}
+        """When to look again at friends who were there and have no record, soonest first."""
         self._news: dict[str, bytes] = {}
         self._greetings: dict[str, _Greeting] = {}
         self._wake = asyncio.Event()
@@ -47,6 +63,13 @@ class Telling:
     def take_news(self, topic: str, payload: bytes) -> None:
         """Takes a serialised PresenceEvent from the Bus."""
         self._news[user_of(topic)] = payload
+        self._wake.set()
+
+    def take_gap(self, topic: str) -> None:
+        """Has the watchers told what became of the user, if news of the user were missed."""
+        user_id = user_of(topic)
+        self._doubts.pop(user_id, None)
+        self._gaps[user_id] = False
         self._wake.set()
 
     def greet(self, user_id: str) -> None:
@@ -62,21 +85,76 @@ class Telling:
     async def run(self) -> None:
         """Tells until cancelled."""
         while True:
-            await self._wake.wait()
+            try:
+                async with asyncio.timeout(self._settings.friends_retry_s if self._doubts else None):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass  # whoever is in doubt may be due
             if not await self.step():
                 await asyncio.sleep(self._settings.friends_retry_s)
 
     async def step(self) -> bool:
         """Tells all there is; False: not all, the records cannot be read now."""
         self._wake.clear()
-        while self._greetings or self._news:
+        self._take_up_doubts()
+        while self._greetings or self._news or self._gaps:
             if self._greetings:
                 user_id = next(iter(self._greetings))
                 greeting = self._greetings.pop(user_id)
                 if not await self._greet(user_id, greeting):
                     return False
             await self._tell_news()
+            if self._gaps and not await self._look_again():
+                return False
         return True
+
+    def _take_up_doubts(self) -> None:
+        now_s = self._clock.monotonic_s()
+        while self._doubts:
+            user_id, due_s = next(iter(self._doubts.items()))
+            if due_s > now_s:
+                return
+            del self._doubts[user_id]
+            self._gaps.setdefault(user_id, True)
+
+    async def _look_again(self) -> bool:
+        """Reads records of friends whose news may have been missed, and has told what differs."""
+        # News that wait may be from before the gap: they are told first, so that nothing is told after what is newer.
+        due = ((user_id, is_last) for user_id, is_last in self._gaps.items() if user_id not in self._news)
+        looked_at = dict(islice(due, self._settings.records_at_once))
+        for user_id in looked_at:
+            del self._gaps[user_id]
+        found = await self._read(list(looked_at))
+        if found is None:
+            self._gaps = {**looked_at, **self._gaps}
+            self._wake.set()
+            return False
+        for event in found:
+            told = self._watching.last_told(event.user_id)
+            if told is None and not is_there(event):
+                continue  # nobody has been told otherwise
+            if not is_recorded(event) and not looked_at[event.user_id]:
+                if is_there(PresenceEvent.FromString(told or b"")):
+                    self._doubts[event.user_id] = self._clock.monotonic_s() + self._settings.record_ttl_s
+                continue
+            self._tell_if_new(event, told)
+        return True
+
+    def _tell_if_new(self, event: PresenceEvent, told: bytes | None) -> None:
+        payload = event.SerializeToString()
+        # News that came meanwhile are no older than the record, or others that are will follow.
+        if payload != told and event.user_id not in self._news:
+            _missed.inc()
+            self._news[event.user_id] = payload
+
+    async def _read(self, user_ids: list[str]) -> list[PresenceEvent] | None:
+        try:
+            async with asyncio.timeout(self._settings.engine_timeout_s):
+                return await self._records.read(user_ids)
+        except (HitherError, TimeoutError) as error:
+            _failures.inc()
+            _log.warning("records.failed", error=str(error))
+            return None
 
     async def _greet(self, user_id: str, greeting: _Greeting) -> bool:
         friends: Collection[str] = greeting.friend_ids
@@ -84,27 +162,36 @@ class Telling:
             friends = self._watching.followed_by(user_id)
         if not friends:
             return True
-        try:
-            async with asyncio.timeout(self._settings.engine_timeout_s):
-                found = await self._records.read(list(friends))
-        except (HitherError, TimeoutError) as error:
-            _failures.inc()
-            _log.warning("greeting.failed", error=str(error))
+        found = await self._read(list(friends))
+        if found is None:
             self.introduce(user_id, greeting.friend_ids)
             if greeting.names_all_present:
                 self.greet(user_id)
             return False
+        for event in found:
+            self._remember(event)
         told = [event for event in found if is_there(event) or event.user_id in greeting.friend_ids]
         # Looked at after the reading: a friendship may have ended meanwhile.
         told = [event for event in told if self._watching.may_tell(user_id, event.user_id)]
         await self._deliver([_event(user_id, event.user_id, event.SerializeToString()) for event in told])
         return True
 
+    def _remember(self, event: PresenceEvent) -> None:
+        """A record that was read for one watcher. If the others were told otherwise, they are to be told too: or a gap that is
+        noticed later would find nothing new.
+        """
+        told = self._watching.last_told(event.user_id)
+        if told is None:
+            self._watching.remember(event.user_id, event.SerializeToString())
+        elif is_recorded(event):
+            self._tell_if_new(event, told)
+
     async def _tell_news(self) -> None:
         events: list[UserEvent] = []
         while self._news and len(events) < self._settings.events_at_once:
             friend_id = next(iter(self._news))
             payload = self._news.pop(friend_id)
+            self._watching.remember(friend_id, payload)
             events += [_event(watcher, friend_id, payload) for watcher in self._watching.watchers_of(friend_id)]
         await self._deliver(events)
 

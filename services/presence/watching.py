@@ -8,7 +8,7 @@ later. The asynchronous methods are for one task only, the others for anybody.
 from collections.abc import Iterable, Set
 from sys import intern
 
-from services.ports.bus import Bus, Handler, Subscription
+from services.ports.bus import Bus, Handler, OnGap, Subscription
 from services.presence.records import topic_of
 
 _NOBODY: Set[str] = frozenset()
@@ -17,15 +17,18 @@ _NOBODY: Set[str] = frozenset()
 class Watching:
     """Local users, and the friends they follow."""
 
-    def __init__(self, bus: Bus, on_news: Handler, most_followed: int) -> None:
+    def __init__(self, bus: Bus, on_news: Handler, on_gap: OnGap, most_followed: int) -> None:
         self._bus = bus
         self._on_news = on_news
+        self._on_gap = on_gap
         self._most_followed = most_followed
         self._friends: dict[str, set[str]] = {}
         """The accepted friends of each local user, followed or not."""
         self._watchers: dict[str, set[str]] = {}
         """The local users who follow each watched user."""
         self._subscriptions: dict[str, Subscription] = {}
+        self._told: dict[str, bytes] = {}
+        """What was told last of each subscribed user."""
         self._idle: set[str] = set()
         """Subscribed users who may have no watcher."""
 
@@ -51,11 +54,21 @@ class Watching:
         """The friends whom the local user follows."""
         return [friend for friend in self._friends.get(user_id, _NOBODY) if self.follows(user_id, friend)]
 
+    def remember(self, friend_id: str, told: bytes) -> None:
+        """What was told last of the user, kept for as long as the user's topic is subscribed."""
+        if friend_id in self._subscriptions:
+            self._told[friend_id] = told
+
+    def last_told(self, friend_id: str) -> bytes | None:
+        """What was remembered last of the user."""
+        return self._told.get(friend_id)
+
     async def subscribe(self, friend_ids: Iterable[str]) -> None:
         """Makes sure that news of those whom follow() would follow of these friends come. Raises Unavailable."""
         for friend_id in self._most_relevant(friend_ids):
             if friend_id not in self._subscriptions:
-                self._subscriptions[friend_id] = await self._bus.subscribe(topic_of(friend_id), self._on_news)
+                topic = topic_of(friend_id)
+                self._subscriptions[friend_id] = await self._bus.subscribe(topic, self._on_news, self._on_gap)
                 self._idle.add(friend_id)
 
     def follow(self, user_id: str, friend_ids: Iterable[str]) -> frozenset[str]:
@@ -91,6 +104,7 @@ class Watching:
             if friend_id in self._subscriptions and friend_id not in self._watchers:
                 await self._subscriptions[friend_id].close()
                 del self._subscriptions[friend_id]
+                self._told.pop(friend_id, None)
             self._idle.discard(friend_id)
 
     async def close(self) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import structlog
 from prometheus_client import Counter
 
-from services.ports.bus import Handler
+from services.ports.bus import Handler, OnGap
 
 _log = structlog.get_logger(__name__)
 _handler_errors = Counter("hither_bus_handler_errors_total", "Errors that handlers of bus topics raised")
@@ -14,12 +14,13 @@ _handler_errors = Counter("hither_bus_handler_errors_total", "Errors that handle
 class TopicSubscription:
     """See services.ports.bus.Subscription. Equal to nothing but itself, so that a handler may be there twice."""
 
-    __slots__ = ("_topics", "handler", "open", "topic")
+    __slots__ = ("_topics", "handler", "on_gap", "open", "topic")
 
-    def __init__(self, topics: "Topics", topic: str, handler: Handler) -> None:
+    def __init__(self, topics: "Topics", topic: str, handler: Handler, on_gap: OnGap | None) -> None:
         self._topics = topics
         self.topic = topic
         self.handler = handler
+        self.on_gap = on_gap
         self.open = True
 
     async def close(self) -> None:
@@ -46,9 +47,9 @@ class Topics:
         """Subscriptions to the topic."""
         return len(self._subscriptions.get(topic, ()))
 
-    def add(self, topic: str, handler: Handler) -> TopicSubscription:
+    def add(self, topic: str, handler: Handler, on_gap: OnGap | None = None) -> TopicSubscription:
         """Another subscription, after those that are there."""
-        subscription = TopicSubscription(self, topic, handler)
+        subscription = TopicSubscription(self, topic, handler, on_gap)
         self._subscriptions[topic] = (*self._subscriptions.get(topic, ()), subscription)
         return subscription
 
@@ -60,6 +61,19 @@ class Topics:
             try:
                 subscription.handler(topic, payload)
             except Exception:  # noqa: BLE001 - an error ends nothing, neither the publisher nor the other handlers
+                _handler_errors.inc()
+                _log.exception("bus_handler_failed", topic=topic)
+
+    def missed(self, topic: str) -> None:
+        """Tells the topic's subscribers of a gap, in the order in which they subscribed. What they raise is logged and
+        counted.
+        """
+        for subscription in self._subscriptions.get(topic, ()):
+            if not subscription.open or subscription.on_gap is None:
+                continue
+            try:
+                subscription.on_gap(topic)
+            except Exception:  # noqa: BLE001 - an error ends nothing
                 _handler_errors.inc()
                 _log.exception("bus_handler_failed", topic=topic)
 

@@ -3,10 +3,11 @@
 A rig opens an adapter over one place that is its own and empty at first, and opens it again over the same place.
 """
 
+import asyncio
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -34,7 +35,7 @@ from services.storage.sqlite.messages import SqliteMessageStore
 from tests.support.clock import ManualClock
 from tests.support.servers.cassandra import CassandraServer
 from tests.support.servers.postgresql import PostgresqlServer
-from tests.support.servers.redis import RedisServer
+from tests.support.servers.redis import RedisCluster, RedisServer, SentinelSet
 
 
 class Closable(Protocol):
@@ -180,28 +181,41 @@ class MemoryCacheRig(CacheRig):
 class RedisCacheRig(CacheRig):
     """Redis keeps its own time, so that time passes by everything in it coming to its end earlier."""
 
-    def __init__(self, server: RedisServer, cache: RedisCache) -> None:
-        self._server = server
+    def __init__(self, servers: Sequence[RedisServer], cache: RedisCache) -> None:
+        self._servers = servers
         self.cache = cache
 
     async def pass_time(self, seconds: float) -> None:
         """See CacheRig."""
-        self._server.ask("EVAL", _PASS_TIME, "0", str(round(seconds * 1000)))
+        for server in self._servers:
+            for key in _keys(server):
+                server.ask("EVAL", _PASS_TIME, "1", key, str(round(seconds * 1000)))
+
+
+def _keys(server: RedisServer) -> list[bytes]:
+    keys = server.ask("KEYS", "*")
+    assert isinstance(keys, list)
+    return keys
+
+
+async def redis_rig(servers: Sequence[RedisServer], url: str) -> CacheRig:
+    for server in servers:
+        server.ask("FLUSHALL")
+    return RedisCacheRig(servers, await RedisCache.open(url))
 
 
 _PASS_TIME = """
-for _, key in ipairs(redis.call('KEYS', '*')) do
-    local expires = redis.call('PEXPIRETIME', key)
-    assert(expires > 0, 'a key without an end')
-    if redis.call('TYPE', key).ok == 'hash' then
-        local fields = redis.call('HGETALL', key)
-        for i = 1, #fields, 2 do
-            local field_expires = struct.unpack('>I8', fields[i + 1]) - ARGV[1]
-            redis.call('HSET', key, fields[i], struct.pack('>I8', field_expires) .. string.sub(fields[i + 1], 9))
-        end
+local key = KEYS[1]
+local expires = redis.call('PEXPIRETIME', key)
+assert(expires > 0, 'a key without an end')
+if redis.call('TYPE', key).ok == 'hash' then
+    local fields = redis.call('HGETALL', key)
+    for i = 1, #fields, 2 do
+        local field_expires = struct.unpack('>I8', fields[i + 1]) - ARGV[1]
+        redis.call('HSET', key, fields[i], struct.pack('>I8', field_expires) .. string.sub(fields[i + 1], 9))
     end
-    redis.call('PEXPIREAT', key, expires - ARGV[1])
 end
+redis.call('PEXPIREAT', key, expires - ARGV[1])
 """
 
 
@@ -211,23 +225,51 @@ async def memory_cache(request: pytest.FixtureRequest) -> CacheRig:
 
 async def redis_cache(request: pytest.FixtureRequest) -> CacheRig:
     server: RedisServer = request.getfixturevalue("redis_server")
-    server.ask("FLUSHALL")
-    return RedisCacheRig(server, await RedisCache.open(server.url))
+    return await redis_rig([server], server.url)
 
 
-CACHES = {"memory": memory_cache, "redis": redis_cache}
+async def sentinel_cache(request: pytest.FixtureRequest) -> CacheRig:
+    servers: SentinelSet = request.getfixturevalue("sentinel_set")
+    return await redis_rig([servers.primary()], servers.url)
 
 
-async def memory_bus(request: pytest.FixtureRequest) -> Bus:
-    return MemoryBus()
+async def cluster_cache(request: pytest.FixtureRequest) -> CacheRig:
+    servers: RedisCluster = request.getfixturevalue("redis_cluster")
+    return await redis_rig(servers.primaries(), servers.url)
 
 
-async def redis_bus(request: pytest.FixtureRequest) -> Bus:
+CACHES = {"memory": memory_cache, "redis": redis_cache, "sentinel": sentinel_cache, "cluster": cluster_cache}
+
+
+class BusRig:
+    """A bus, and the servers that it listens at: none, if it is never away from its news."""
+
+    def __init__(self, bus: Bus, *servers: RedisServer) -> None:
+        self.bus = bus
+        self._servers = servers
+
+    async def interrupt(self) -> None:
+        """Ends the connections over which news come; the bus is to come back by itself."""
+        for server in self._servers:
+            await asyncio.to_thread(server.ask, "CLIENT", "KILL", "TYPE", "pubsub")
+
+
+async def memory_bus(request: pytest.FixtureRequest) -> BusRig:
+    return BusRig(MemoryBus())
+
+
+async def redis_bus(request: pytest.FixtureRequest) -> BusRig:
     server: RedisServer = request.getfixturevalue("redis_server")
-    return await RedisBus.open(server.url)
+    return BusRig(await RedisBus.open(server.url), server)
 
 
-BUSES = {"memory": memory_bus, "redis": redis_bus}
+async def sentinel_bus(request: pytest.FixtureRequest) -> BusRig:
+    servers: SentinelSet = request.getfixturevalue("sentinel_set")
+    return BusRig(await RedisBus.open(servers.url), servers.primary())
+
+
+BUSES = {"memory": memory_bus, "redis": redis_bus, "sentinel": sentinel_bus}
+LOSSY_BUSES = {name: make for name, make in BUSES.items() if name != "memory"}
 
 
 @pytest.fixture(autouse=True)
@@ -299,7 +341,12 @@ def cache(cache_rig: CacheRig) -> Cache:
 
 
 @pytest.fixture(params=list(BUSES.values()), ids=list(BUSES))
-async def bus(request: pytest.FixtureRequest) -> AsyncIterator[Bus]:
-    bus: Bus = await request.param(request)
-    yield bus
-    await bus.close()
+async def bus_rig(request: pytest.FixtureRequest) -> AsyncIterator[BusRig]:
+    rig: BusRig = await request.param(request)
+    yield rig
+    await rig.bus.close()
+
+
+@pytest.fixture
+def bus(bus_rig: BusRig) -> Bus:
+    return bus_rig.bus

@@ -6,6 +6,7 @@ import pytest
 
 from discovery.errors import InvalidArgument, Unavailable
 from services.ports.bus import Bus
+from tests.conformance.conftest import LOSSY_BUSES, BusRig
 
 
 class Inbox:
@@ -124,6 +125,86 @@ async def test_an_error_of_a_handler_ends_nothing(bus: Bus) -> None:
 
     assert [await inbox.next(), await inbox.next()] == [("t", b"one"), ("t", b"two")]
     assert heard == [b"one", b"two"]
+
+
+class Gaps:
+    """Keeps the topics of which it is told that news may have been missed."""
+
+    def __init__(self) -> None:
+        self.told: asyncio.Queue[str] = asyncio.Queue()
+
+    def __call__(self, topic: str) -> None:
+        self.told.put_nowait(topic)
+
+    async def next(self) -> str:
+        async with asyncio.timeout(10):
+            return await self.told.get()
+
+
+LOSSY = pytest.mark.parametrize("bus_rig", list(LOSSY_BUSES.values()), ids=list(LOSSY_BUSES), indirect=True)
+
+
+@LOSSY
+async def test_who_may_have_missed_news_is_told_once_it_hears_again(bus_rig: BusRig) -> None:
+    inbox, gaps, others = Inbox(), Gaps(), Gaps()
+    await bus_rig.bus.subscribe("t", inbox, gaps)
+    await bus_rig.bus.subscribe("u", inbox, others)
+
+    await bus_rig.interrupt()
+
+    assert (await gaps.next(), await others.next()) == ("t", "u")
+    await bus_rig.bus.publish("t", b"news")
+    assert await inbox.next() == ("t", b"news")
+
+
+@LOSSY
+async def test_each_loss_is_told(bus_rig: BusRig) -> None:
+    gaps = Gaps()
+    await bus_rig.bus.subscribe("t", Inbox(), gaps)
+
+    for _ in range(3):
+        await bus_rig.interrupt()
+        assert await gaps.next() == "t"
+
+
+@LOSSY
+async def test_an_error_of_who_is_told_of_a_gap_ends_nothing(bus_rig: BusRig) -> None:
+    def fail(_: str) -> None:
+        raise ValueError("a bug")
+
+    inbox, gaps = Inbox(), Gaps()
+    await bus_rig.bus.subscribe("t", inbox, fail)
+    await bus_rig.bus.subscribe("t", inbox, gaps)
+
+    await bus_rig.interrupt()
+
+    assert await gaps.next() == "t"
+    await bus_rig.bus.publish("t", b"news")
+    assert [await inbox.next(), await inbox.next()] == [("t", b"news")] * 2
+
+
+@LOSSY
+async def test_who_has_closed_its_subscription_is_told_of_no_gap(bus_rig: BusRig) -> None:
+    gone, there = Gaps(), Gaps()
+    subscription = await bus_rig.bus.subscribe("t", Inbox(), gone)
+    await bus_rig.bus.subscribe("t", Inbox(), there)
+    await subscription.close()
+
+    await bus_rig.interrupt()
+
+    assert await there.next() == "t"
+    assert gone.told.empty()
+
+
+async def test_no_gap_is_told_where_nothing_was_lost(bus: Bus) -> None:
+    gaps = Gaps()
+    first = await bus.subscribe("t", Inbox(), gaps)
+    await bus.subscribe("t", Inbox(), gaps)
+    await bus.publish("t", b"news")
+    await first.close()
+    await bus.publish("t", b"news")
+
+    assert gaps.told.empty()
 
 
 async def test_a_payload_of_64_kib_is_taken_and_a_larger_one_refused(bus: Bus) -> None:

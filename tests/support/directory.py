@@ -16,7 +16,7 @@ from hither.directory.v1 import directory_service_pb2 as pb
 from services.directory.service import Directory
 from services.directory.settings import DirectorySettings
 from services.directory.tokens import TokenIssuer, generate_keys
-from services.ports.bus import Handler, Subscription
+from services.ports.bus import Handler, OnGap, Subscription
 from services.storage.sql.directory import SqlDirectoryStore, sqlite_url
 from tests.support.clock import ManualClock
 
@@ -47,7 +47,7 @@ class RememberingBus:
         assert topic == "directory.changes"
         self.lines += payload.decode().splitlines()
 
-    async def subscribe(self, topic: str, handler: Handler) -> Subscription:
+    async def subscribe(self, topic: str, handler: Handler, on_gap: OnGap | None = None) -> Subscription:
         """Not needed here."""
         raise NotImplementedError
 

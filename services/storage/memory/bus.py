@@ -1,14 +1,14 @@
 """The bus within one process: publishing calls the handlers."""
 
 from discovery.errors import InvalidArgument, Unavailable
-from services.ports.bus import Handler
+from services.ports.bus import Handler, OnGap
 from services.storage.topics import Topics, TopicSubscription
 
 _MOST_PAYLOAD_BYTES = 64 * 1024
 
 
 class MemoryBus:
-    """See services.ports.bus.Bus. Nothing is ever lost here, as nothing is ever queued."""
+    """See services.ports.bus.Bus. Nothing is ever lost here, as nothing is ever queued: there are no gaps."""
 
     def __init__(self) -> None:
         self._topics = Topics()
@@ -21,10 +21,10 @@ class MemoryBus:
             raise InvalidArgument(f"A payload of {len(payload)} bytes is larger than {_MOST_PAYLOAD_BYTES}.")
         self._topics.run(topic, payload)
 
-    async def subscribe(self, topic: str, handler: Handler) -> TopicSubscription:
+    async def subscribe(self, topic: str, handler: Handler, on_gap: OnGap | None = None) -> TopicSubscription:
         """See Bus."""
         self._check_open()
-        return self._topics.add(topic, handler)
+        return self._topics.add(topic, handler, on_gap)
 
     async def close(self) -> None:
         """See Bus. May be called twice."""

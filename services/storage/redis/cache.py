@@ -1,17 +1,19 @@
-"""The cache on Redis. Several keys travel together in one round trip, and nothing is atomic over more than one."""
+"""The cache on Redis. Several keys travel together in one round trip, to each server that has some of them, and nothing is
+atomic over more than one.
+"""
 
 import asyncio
 import math
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Self, cast
+from typing import Any, Self, cast
 
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 
 from discovery.errors import InvalidArgument, ResourceExhausted, Unavailable
-from services.storage.redis.connections import RedisSettings, client_of, engine_errors
-from services.storage.redis.scripts import COMPARE_AND_SET, DELETE_FIELD, PUT_FIELD, live_value
+from services.storage.redis.connections import Cluster, RedisSettings, client_of, engine_errors
+from services.storage.redis.scripts import COMPARE_AND_SET, DELETE_FIELD, PUT_FIELD, Script, live_value
 
 _MOST_KEY_BYTES = 256
 _MOST_FIELDS = 256
@@ -23,27 +25,26 @@ _KEYS_AT_ONCE = 1_000
 class RedisCache:
     """See services.ports.cache.Cache. A map that has 256 live fields lets the one go that runs out first.
 
-    Setting a key that holds a map replaces the map, and the other way round. Times count on the server's clock. More calls than
-    may wait raise ResourceExhausted.
+    Setting a key that holds a map replaces the map, and the other way round. Times count on the server's clock; of a Cluster's
+    servers, whose clocks must agree, one tells which fields are live. More calls than may wait raise ResourceExhausted. When
+    a replica takes its primary's place, calls work again by themselves, and what the primary did not pass on was lost.
     """
 
-    def __init__(self, client: Redis, settings: RedisSettings) -> None:
+    def __init__(self, client: Redis | Cluster, settings: RedisSettings) -> None:
         self._client = client
         self._settings = settings
-        self._compare_and_set = client.register_script(COMPARE_AND_SET)
-        self._put_field = client.register_script(PUT_FIELD)
-        self._delete_field = client.register_script(DELETE_FIELD)
+        self._turns = asyncio.Semaphore(settings.connections)
         self._under_way = 0
         self._closed = False
 
     @classmethod
     async def open(cls, url: str, settings: RedisSettings | None = None) -> Self:
-        """Connects to "redis://...", "rediss://..." or "unix://...". Raises ValueError for other URLs, and Unavailable."""
+        """Connects to a URL of `services.storage.redis.connections`. Raises ValueError for other URLs, and Unavailable."""
         chosen = settings or RedisSettings()
         cache = cls(client_of(url, chosen.connections, chosen), chosen)
         try:
             async with cache._call():
-                await cache._client.ping()
+                await cache._greet()
         except BaseException:
             await cache.close()
             raise
@@ -54,8 +55,7 @@ class RedisCache:
         found: list[bytes | None] = []
         async with self._call():
             for some in _chunks(keys):
-                # Nothing is decoded, so what comes is bytes.
-                found += cast(list[bytes | None], await self._client.mget([self._name(key) for key in some]))
+                found += await self._get([self._name(key) for key in some])
         return found
 
     async def set(self, items: Mapping[str, bytes], ttl_s: float) -> None:
@@ -76,7 +76,7 @@ class RedisCache:
         ttl_ms = 0 if value is None else _checked_ttl_ms(ttl_s)
         async with self._call():
             arguments = (*_optional(expected), *_optional(value), ttl_ms)
-            return bool(await self._compare_and_set([self._name(key)], arguments))
+            return bool(await self._run(COMPARE_AND_SET, key, *arguments))
 
     async def delete(self, keys: Sequence[str]) -> None:
         """See Cache."""
@@ -89,25 +89,21 @@ class RedisCache:
         _check_key(key)
         ttl_ms = _checked_ttl_ms(ttl_s)
         async with self._call():
-            await self._put_field([self._name(key)], [field, value, ttl_ms, _MOST_FIELDS])
+            await self._run(PUT_FIELD, key, field, value, ttl_ms, _MOST_FIELDS)
 
     async def fields(self, keys: Sequence[str]) -> Sequence[Mapping[str, bytes]]:
         """See Cache."""
         found: list[Mapping[str, bytes]] = []
         async with self._call():
             for some in _chunks(keys):
-                pipeline = self._client.pipeline(transaction=False)
-                pipeline.time()
-                for key in some:
-                    pipeline.hgetall(self._name(key))
-                now, *maps = await pipeline.execute(raise_on_error=False)
+                now, *maps = await self._maps([self._name(key) for key in some])
                 found += _live_maps(now, maps)
         return found
 
     async def delete_field(self, key: str, field: str, expected: bytes | None = None) -> bool:
         """See Cache."""
         async with self._call():
-            return bool(await self._delete_field([self._name(key)], [field, *_optional(expected)]))
+            return bool(await self._run(DELETE_FIELD, key, field, *_optional(expected)))
 
     async def close(self) -> None:
         """See Cache. May be called twice; calls that are under way end as Unavailable."""
@@ -125,10 +121,47 @@ class RedisCache:
         self._under_way += 1
         try:
             with engine_errors():
-                async with asyncio.timeout(self._settings.timeout_s):
+                async with asyncio.timeout(self._settings.timeout_s), self._turns:
                     yield
+        except Unavailable:
+            if isinstance(self._client, Cluster):
+                self._client.doubt()
+            raise
         finally:
             self._under_way -= 1
+
+    async def _get(self, names: list[str]) -> list[bytes | None]:
+        """The values of keys. Nothing is decoded, so what comes is bytes."""
+        if isinstance(self._client, Cluster):
+            return cast(list[bytes | None], await self._client.mget_nonatomic(names))
+        return cast(list[bytes | None], await self._client.mget(names))
+
+    async def _maps(self, names: list[str]) -> list[Any]:
+        """The time of the first map's server, then the maps."""
+        pipeline = self._client.pipeline(transaction=False)
+        if isinstance(self._client, Cluster):
+            await self._client.initialize()
+            pipeline.execute_command("TIME", target_nodes=[self._client.get_node_from_key(names[0])])
+        else:
+            pipeline.time()
+        for name in names:
+            pipeline.hgetall(name)
+        return await pipeline.execute(raise_on_error=False)
+
+    async def _greet(self) -> None:
+        """Returns when the server is there; of a Cluster any."""
+        if isinstance(self._client, Cluster):
+            await self._client.initialize()
+        else:
+            await self._client.ping()
+
+    async def _run(self, script: Script, key: str, *arguments: str | bytes | int) -> object:
+        """What a script answers about its one key. The server is told the script if it does not know it."""
+        name = self._name(key)
+        try:
+            return await self._client.evalsha(script.digest, 1, name, *arguments)
+        except NoScriptError:
+            return await self._client.eval(script.text, 1, name, *arguments)
 
     def _name(self, key: str) -> str:
         return self._settings.prefix + key

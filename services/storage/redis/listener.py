@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -31,7 +31,10 @@ class Audience(Protocol):
         """Called with what was published, in the server's order."""
 
     def lost(self) -> None:
-        """The connection broke: what is published from now on is not heard until `Listener.live` again."""
+        """The connection broke: what is published from now on is not heard until `confirmed` again."""
+
+    async def confirmed(self, channels: Sequence[str]) -> None:
+        """The server has said that these are listened to, after coming back. Returns soon."""
 
 
 class _Link:
@@ -71,13 +74,11 @@ class Listener:
         self.live = asyncio.Event()
         """Set while all channels are listened to."""
 
-    def subscribe(self, channel: str) -> asyncio.Future[None]:
+    def subscribe(self, channel: str) -> asyncio.Future[None] | None:
         """Begins to listen; the future is done when the server has confirmed it, or with Unavailable if the connection breaks.
-        Raises Unavailable while there is none.
+        None while there is no connection: the audience is told of the channel when there is.
         """
-        if self._link is None or not self.live.is_set():
-            raise away()
-        return self._link.ask("SUBSCRIBE", channel)
+        return None if self._link is None else self._link.ask("SUBSCRIBE", channel)
 
     def unsubscribe(self, channel: str) -> None:
         """Ceases to listen, some time soon."""
@@ -86,6 +87,12 @@ class Listener:
 
     async def run(self) -> None:
         """Keeps the connection, until cancelled."""
+        try:
+            await self._keep()
+        finally:
+            await self._pool.aclose()
+
+    async def _keep(self) -> None:
         while True:
             try:
                 await self._keep_one()
@@ -131,14 +138,16 @@ class Listener:
         """Says that the link is live when the server has confirmed every channel. It may take long over many; that the server
         goes on answering is the reader's care.
         """
-        confirmed = [link.ask("SUBSCRIBE", channel) for channel in self._audience.channels()]
+        channels = list(self._audience.channels())
+        confirmed = [link.ask("SUBSCRIBE", channel) for channel in channels]
         for one in confirmed:
             await one
         self.live.set()
         LINKS.inc()
         if self._failures:
-            _log.info("bus_back", channels=len(confirmed))
+            _log.info("bus_back", channels=len(channels))
         self._failures = 0
+        await self._audience.confirmed(channels)
 
     async def _write(self, link: _Link) -> None:
         while True:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
@@ -9,7 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from discovery.errors import HitherError, ResourceExhausted
-from services.storage.redis.connections import RedisSettings, away, client_of
+from services.storage.redis.connections import RedisSettings, away, pool_of
 from services.storage.redis.metrics import BUGS
 
 _log = structlog.get_logger(__name__)
@@ -30,13 +31,24 @@ class _Item:
         return len(self.data) + _ITEM_BYTES
 
 
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """What is asked after each batch: whether the value at `key` lets the batch count. If not, who published it is told that it
+    failed, although it may have been heard.
+    """
+
+    key: str
+    allows: Callable[[bytes | None], bool]
+
+
 class Publisher:
     """Belongs to a bus, which runs `run` as a task."""
 
-    def __init__(self, url: str, settings: RedisSettings) -> None:
+    def __init__(self, url: str, settings: RedisSettings, guard: Guard | None = None) -> None:
         # One connection, so that the server gets the batches in their order.
-        self._client: Redis = client_of(url, 1, settings)
+        self._client = Redis.from_pool(pool_of(url, 1, settings))
         self._settings = settings
+        self._guard = guard
         self._waiting: deque[_Item] = deque()
         self._waiting_bytes = 0
         self._some_wait = asyncio.Event()
@@ -53,6 +65,10 @@ class Publisher:
         self._waiting_bytes += item.weight
         self._some_wait.set()
         await item.sent
+
+    async def evaluate(self, script: str, key: str, *arguments: str | bytes | int) -> object:
+        """What a script answers about a key, in its turn between two batches. Raises what the driver does."""
+        return await self._client.eval(script, 1, key, *arguments)
 
     async def run(self) -> None:
         """Sends, until cancelled."""
@@ -97,7 +113,13 @@ class Publisher:
         pipeline = self._client.pipeline(transaction=False)
         for item in batch:
             pipeline.publish(item.channel, item.data)
+        if self._guard is not None:
+            pipeline.get(self._guard.key)
         answers = await pipeline.execute(raise_on_error=False)
+        if self._guard is not None:
+            kept = answers.pop()
+            if isinstance(kept, Exception) or not self._guard.allows(kept):
+                return  # `run` refuses what is not settled
         for item, answer in zip(batch, answers, strict=True):
             _settle(item, away() if isinstance(answer, Exception) else None)
 

@@ -4,9 +4,25 @@ A map is a hash at its key. Each of its fields holds eight bytes, the millisecon
 out, and then its value: Redis itself knows times for whole keys only. The key runs out with the longest time that a field got.
 """
 
+import hashlib
 import struct
+from dataclasses import dataclass
+from functools import cached_property
 
 _EXPIRY = struct.Struct(">Q")
+
+
+@dataclass(frozen=True)
+class Script:
+    """A script for one key."""
+
+    text: str
+
+    @cached_property
+    def digest(self) -> str:
+        """By which a server knows it that has run it before."""
+        return hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
 
 _NOW_MS = """
 local time = redis.call('TIME')
@@ -14,7 +30,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 """
 
 # An expected and a new value each come as a flag, "1" if there is one, and the value. MGET, as GET fails on a map.
-COMPARE_AND_SET = """
+COMPARE_AND_SET = Script("""
 local present = redis.call('MGET', KEYS[1])[1]
 if ARGV[1] == '1' then
     if present ~= ARGV[2] then return 0 end
@@ -27,10 +43,10 @@ else
     redis.call('DEL', KEYS[1])
 end
 return 1
-"""
+""")
 
 # Field, value, time to live in milliseconds, most fields. Of too many, those go that ran out, or else the one that does so next.
-PUT_FIELD = (
+PUT_FIELD = Script(
     _NOW_MS
     + """
 local key, field = KEYS[1], ARGV[1]
@@ -54,7 +70,7 @@ if redis.call('HLEN', key) > tonumber(ARGV[4]) then redis.call('HDEL', key, firs
 )
 
 # Field, then an expected value as in COMPARE_AND_SET.
-DELETE_FIELD = (
+DELETE_FIELD = Script(
     _NOW_MS
     + """
 if redis.call('TYPE', KEYS[1]).ok ~= 'hash' then return 0 end

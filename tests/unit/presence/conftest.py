@@ -57,11 +57,12 @@ class FakeSessions:
 
 
 class CountingBus(MemoryBus):
-    """Knows who is subscribed to what; can be away."""
+    """Knows who is subscribed to what; can be away, and can lose news, of which it tells when it is asked to."""
 
     def __init__(self) -> None:
         super().__init__()
         self.is_down = False
+        self.loses_news = False
         self.published: list[tuple[str, bytes]] = []
 
     def subscriptions(self, topic: str) -> int:
@@ -74,7 +75,32 @@ class CountingBus(MemoryBus):
         if self.is_down:
             raise Unavailable("away")
         self.published.append((topic, payload))
-        await super().publish(topic, payload)
+        if not self.loses_news:
+            await super().publish(topic, payload)
+
+    def come_back(self) -> None:
+        """Loses nothing any more, and tells everybody that there was a gap."""
+        self.loses_news = False
+        for topic in self.topics():
+            self._topics.missed(topic)
+
+
+class CountingCache(MemoryCache):
+    """Knows how many keys were asked for at once; can be away, and can be lost."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(clock)
+        self.asked: list[int] = []
+        self.is_down = False
+
+    async def get(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        if self.is_down:
+            raise Unavailable("away")
+        self.asked.append(len(keys))
+        return await super().get(keys)
+
+    async def forget(self, *user_ids: str) -> None:
+        await self.delete([f"presence:{user_id}" for user_id in user_ids])
 
 
 class World:
@@ -82,7 +108,7 @@ class World:
 
     def __init__(self) -> None:
         self.clock = ManualClock()
-        self.cache = MemoryCache(self.clock)
+        self.cache = CountingCache(self.clock)
         self.bus = CountingBus()
         self.directory = FakeDirectory()
         self.sessions = FakeSessions()
@@ -131,7 +157,8 @@ class Desk:
 
     async def start(self) -> None:
         """The part of run() that is not settle()."""
-        await self.world.bus.subscribe("directory.changes", self.presence._friends.changed)
+        friends = self.presence._friends
+        await self.world.bus.subscribe("directory.changes", friends.changed, friends.missed)
 
     async def report(self, *reports: pb.DeviceReport) -> None:
         await self.servicer.ReportDevices(pb.ReportDevicesRequest(reports=reports), None)

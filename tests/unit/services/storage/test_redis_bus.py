@@ -65,14 +65,14 @@ async def live(*buses: RedisBus) -> None:
     """Returns when their subscriptions are live."""
     async with asyncio.timeout(10):
         for one in buses:
-            await one._listener.live.wait()
+            await one._server.listener.live.wait()
 
 
 async def deaf(*buses: RedisBus) -> None:
     """Returns when they have seen that the server is away."""
     async with asyncio.timeout(10):
         for one in buses:
-            while one._listener.live.is_set():
+            while one._server.listener.live.is_set():
                 await asyncio.to_thread(lambda: None)
 
 
@@ -178,7 +178,9 @@ async def test_news_that_a_hung_server_gives_after_newer_ones_are_not_heard(
     for payload in (b"old", b"new"):
         await other.publish("t", payload)
 
-    await asyncio.to_thread(server.ask, "PUBLISH", "hither:t", Frame(other._id, 1, b"old").packed())
+    await asyncio.to_thread(
+        server.ask, "PUBLISH", "hither:t", Frame(other._server._frames.publisher, 1, b"old").packed()
+    )
     await bus.publish("t", b"own")
 
     assert await inbox.has(3) == [b"old", b"new", b"own"]
@@ -335,7 +337,7 @@ async def test_a_bug_in_the_listener_is_counted_and_does_not_leave_the_process_d
     bugs = REGISTRY.get_sample_value("hither_bus_failures_total") or 0.0
 
     with monkeypatch.context() as patch:
-        patch.setattr(bus._newest, "takes", None)
+        patch.setattr(bus._server._newest, "takes", None)
         assert await outcome(bus, "t", b"lost") == "ENGINE_DOWN"
     await live(bus)
     await bus.publish("t", b"news")
@@ -350,7 +352,7 @@ async def test_a_bus_that_ended_by_an_error_says_so_to_every_later_caller(server
 
     bus = RedisBus(server.url, QUICK_TO_COME_BACK)
     bugs = REGISTRY.get_sample_value("hither_bus_failures_total") or 0.0
-    bus._listener.run = fail  # type: ignore[method-assign]
+    bus._server.listener.run = fail  # type: ignore[method-assign]
     bus._start()
     running = bus._running
     assert running is not None
