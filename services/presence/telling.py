@@ -63,6 +63,8 @@ class Telling:
         self._doubts: dict[str, float] = {}
         """When to look again at friends who were there and have no record, soonest first."""
         self._news: dict[str, bytes] = {}
+        self._shown: dict[str, set[Relation]] = {}
+        """Of users with news that wait: who was shown something else meanwhile than what was told last."""
         self._greetings: dict[str, _Greeting] = {}
         self._audited_s = clock.monotonic_s()
         self._wake = asyncio.Event()
@@ -209,21 +211,15 @@ class Telling:
             self._watching.remember(record.event.user_id, record.SerializeToString())
         elif is_recorded(record):
             self._tell_if_new(record, told)
+            if record.event.user_id in self._news:
+                shown = _what_is_new(record, PresenceRecord.FromString(told))
+                self._shown.setdefault(record.event.user_id, set()).update(shown)
 
     async def _tell_news(self) -> None:
         events: list[UserEvent] = []
         while self._news and len(events) < self._settings.events_at_once:
             watched_id = next(iter(self._news))
-            payload = self._news.pop(watched_id)
-            told = self._watching.last_told(watched_id)
-            if payload == told:
-                continue
-            seen = _what_is_new(watched_id, payload, told)
-            if seen is None:
-                continue
-            self._watching.remember(watched_id, payload)
-            if not seen:
-                continue
+            seen = self._what_to_tell(watched_id, self._news.pop(watched_id))
             events += [
                 _event(watcher, watched_id, seen[watcher.relation])
                 for watcher in self._watching.watchers_of(watched_id)
@@ -231,20 +227,27 @@ class Telling:
             ]
         await self._deliver(events)
 
+    def _what_to_tell(self, watched_id: str, payload: bytes) -> Mapping[Relation, bytes]:
+        """What those of each relation are told of the news, if they are told anything."""
+        told = self._watching.last_told(watched_id)
+        shown = self._shown.pop(watched_id, set())
+        record = PresenceRecord.FromString(payload)
+        before = PresenceRecord(event=hidden(watched_id)) if told is None else PresenceRecord.FromString(told)
+        if is_recorded(record) and record.privacy_version < before.privacy_version:
+            return {}
+        self._watching.remember(watched_id, payload)
+        new = _what_is_new(record, before)
+        return {relation: view(record, relation).SerializeToString() for relation in new | shown}
+
     async def _deliver(self, events: list[UserEvent]) -> None:
         if events:
             _events.inc(len(events))
             await self._delivery.to_users(events)
 
 
-def _what_is_new(watched_id: str, payload: bytes, told: bytes | None) -> Mapping[Relation, bytes] | None:
-    """What those of each relation who see something else now are to be told; None: the news are from a former owner."""
-    record = PresenceRecord.FromString(payload)
-    before = PresenceRecord(event=hidden(watched_id)) if told is None else PresenceRecord.FromString(told)
-    if is_recorded(record) and record.privacy_version < before.privacy_version:
-        return None
-    views = ((relation, view(record, relation)) for relation in Relation)
-    return {relation: seen.SerializeToString() for relation, seen in views if seen != view(before, relation)}
+def _what_is_new(record: PresenceRecord, before: PresenceRecord) -> set[Relation]:
+    """Those who see something else than they did before."""
+    return {relation for relation in Relation if view(record, relation) != view(before, relation)}
 
 
 def _event(watcher: Watcher, watched_id: str, payload: bytes) -> UserEvent:
