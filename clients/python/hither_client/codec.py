@@ -15,6 +15,7 @@ from hither_client.models import (
     MessageStatus,
     OtherEvent,
     PresenceChanged,
+    Presences,
     Synced,
     Typing,
 )
@@ -68,7 +69,7 @@ class SyncPage:
     more: bool
 
 
-Body: TypeAlias = Event | Ack | HistoryPage | Ok | Pong | Reconnect | Refusal | SyncPage
+Body: TypeAlias = Event | Ack | HistoryPage | Presences | Ok | Pong | Reconnect | Refusal | SyncPage
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,5 +149,6 @@ _BODIES: Mapping[str, Callable[[bytes | str | msgspec.Raw], Body]] = {
     "pong": msgspec.json.Decoder(Pong).decode,
     "reconnect": msgspec.json.Decoder(Reconnect, strict=False).decode,
     "error": msgspec.json.Decoder(Refusal, strict=False).decode,
+    "presences": msgspec.json.Decoder(Presences, strict=False).decode,
     "history_page": msgspec.json.Decoder(HistoryPage, strict=False).decode,
 }
