@@ -75,6 +75,7 @@ async def test_a_connection_that_breaks_and_comes_back_is_told_to_nobody(
 ) -> None:
     bob, ann, carol = await friends(http, "bob", "ann", "carol")
     async with line(hither.websocket_url, bob) as his, line(hither.websocket_url, carol) as carols:
+        await his.next("presence", user_id=carol.user_id, status="ONLINE")
         for _ in range(5):
             async with line(hither.websocket_url, ann):
                 pass
@@ -92,7 +93,8 @@ async def test_who_hides_is_gone_for_friends_until_they_may_know_again(hither: H
         line(hither.websocket_url, ann) as hers,
         line(hither.websocket_url, carol) as carols,
     ):
-        await his.next("presence", user_id=ann.user_id, status="ONLINE")
+        for friend in (ann, carol):
+            await his.next("presence", user_id=friend.user_id, status="ONLINE")
         answer = await ann.put("/settings/privacy", {"presence": "NOBODY"})
         seen = (await listed(bob))[ann.user_id]
         hidden = await his.next("presence", user_id=ann.user_id)
@@ -158,7 +160,8 @@ async def test_who_is_blocked_learns_nothing_even_of_what_everyone_may_know(
         line(hither.websocket_url, ann) as hers,
         line(hither.websocket_url, carol) as carols,
     ):
-        await hers.next("presence", user_id=star.user_id, status="ONLINE")
+        for friend in (star, carol):
+            await hers.next("presence", user_id=friend.user_id, status="ONLINE")
         await star.post("/blocks", {"blocked_id": ann.user_id})
         await says(stars, "AWAY", text="in peace")
         answer = await hers.ask("watch_presence", user_ids=[star.user_id, carol.user_id])
