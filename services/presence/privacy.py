@@ -56,6 +56,10 @@ class Privacy:
         """The presence of a user whose rules are loaded, with the rules as they are now."""
         return _record(event_of(presence), self._rules[presence.user_id])
 
+    def is_for_nobody(self, user_id: str) -> bool:
+        """Whether nobody may know of the user, whose rules are loaded."""
+        return self._rules[user_id].presence is Audience.NOBODY
+
     async def load(self, recorded: Mapping[str, PresenceRecord]) -> None:
         """Loads the rules of users whose records are given. While the store is away the records' own rules serve; users without
         a record then stay unknown.
