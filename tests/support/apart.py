@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -47,7 +47,8 @@ class Servers:
             "HITHER_PROCESS_PARTITIONS": str(PARTITIONS),
             "HITHER_MESH_REGISTRY": f"etcd://{','.join(self.etcd.endpoints)}",
             "HITHER_ENGINES_LOG": f"kafka://{self.kafka.address}?prefix={name}.",
-            "HITHER_ENGINES_MESSAGES": f"cassandra://127.0.0.1:{self.cassandra.port}/{name}",
+            "HITHER_ENGINES_MESSAGES": (cassandra := f"cassandra://127.0.0.1:{self.cassandra.port}/{name}"),
+            "HITHER_ENGINES_HISTORY": cassandra,
             "HITHER_ENGINES_DIRECTORY": (database := self.postgresql.new_database()),
             "HITHER_ENGINES_DEVICES": database,
             "HITHER_ENGINES_PRIVACY": database,
@@ -56,11 +57,26 @@ class Servers:
         }
 
 
+@contextmanager
+def running_servers(folder: Path) -> Iterator[Servers]:
+    """All of them, with their data in this folder (PostgreSQL's: in one of its own) and gone at the end. Raises ServerMissing and
+    ServerFailed.
+    """
+    with ExitStack() as stack:
+        yield Servers(
+            stack.enter_context(EtcdCluster(folder / "etcd")),
+            stack.enter_context(KafkaServer(folder / "kafka")),
+            stack.enter_context(CassandraServer(folder / "cassandra")),
+            stack.enter_context(PostgresqlServer()),
+            stack.enter_context(RedisServer(folder / "redis")),
+        )
+
+
 class RunningCluster:
     """A cluster of processes: `processes` by name, such as "messaging-1" and "edge-2". Also behaves as one RunningHither."""
 
     def __init__(
-        self, data: Path, servers: Servers, settings: Mapping[str, str], layout: Sequence[Sequence[str]]
+        self, data: Path, servers: Servers, settings: Mapping[str, str], layout: Sequence[Sequence[str]], edges: int
     ) -> None:
         self.data = data
         self.settings = {**servers.settings(), **settings}
@@ -69,11 +85,12 @@ class RunningCluster:
         self._turns: Iterator[str] = iter(())
         self._ports: dict[str, int] = {}
         self._operators_ports: dict[str, int] = {}
+        self._keepers: list[HitherProcess] = []
         self._folder = data.parent / f"{data.name}-logs"
         self._folder.mkdir()
         for services in layout:
             self.add_services(services)
-        for number in range(1, EDGES + 1):
+        for number in range(1, edges + 1):
             self._ports[f"edge-{number}"] = 0
             self.processes[f"edge-{number}"] = self._process(f"edge-{number}", "edge")
 
@@ -94,8 +111,16 @@ class RunningCluster:
         self.processes[name] = self._process(name, "serve", *services)
         return name
 
+    def add_bus_server(self, url: str) -> None:
+        """One more process, which keeps the Redis at this URL among those of the bus; not started yet."""
+        log = self._folder / f"bus-server-{len(self._keepers) + 1}.log"
+        command = ("bus-server", url, "--data", str(self.data))
+        self._keepers.append(HitherProcess(command, log, self.settings, " announced"))
+
     async def start(self) -> None:
-        """Starts all processes, the services first."""
+        """Starts all processes: the keepers of the bus's servers first, then the services."""
+        for keeper in self._keepers:
+            await keeper.start()
         edges = [name for name in self.processes if name in self._ports]
         await self._start_all([name for name in self.processes if name not in self._ports])
         self.urls = await self._start_all(edges)
@@ -111,7 +136,7 @@ class RunningCluster:
 
     async def kill(self) -> None:
         """kill -9 for all."""
-        await asyncio.gather(*(process.kill() for process in self.processes.values()))
+        await asyncio.gather(*(process.kill() for process in (*self.processes.values(), *self._keepers)))
 
     async def terminate(self) -> int:
         """SIGTERM for all, the edges first; the highest exit status."""
@@ -119,6 +144,7 @@ class RunningCluster:
         for of_edges in (True, False):
             ending = [process for name, process in self.processes.items() if (name in self._ports) is of_edges]
             statuses += await asyncio.gather(*(process.terminate() for process in ending))
+        statuses += await asyncio.gather(*(keeper.terminate() for keeper in self._keepers))
         return max(statuses)
 
     async def token(self, user_id: str, device_id: str) -> str:
@@ -155,9 +181,10 @@ async def running_cluster(
     servers: Servers,
     settings: Mapping[str, str] | None = None,
     layout: Sequence[Sequence[str]] = TWO_OF_ALL,
+    edges: int = EDGES,
 ) -> AsyncIterator[RunningCluster]:
     """A started cluster; its processes are killed at the end."""
-    cluster = RunningCluster(data, servers, settings or {}, layout)
+    cluster = RunningCluster(data, servers, settings or {}, layout, edges)
     try:
         await cluster.start()
         yield cluster

@@ -11,7 +11,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from services.storage.redis.connections import RedisSettings, away, pool_of
+from services.storage.redis.connections import RedisSettings, away, heed_cancellation, pool_of
 from services.storage.redis.metrics import BUGS, LINKS, LOSSES
 
 _log = structlog.get_logger(__name__)
@@ -151,6 +151,7 @@ class Listener:
 
     async def _write(self, link: _Link) -> None:
         while True:
+            heed_cancellation()
             await link.some_wait.wait()
             link.some_wait.clear()
             if link.is_quiet:
