@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 
 import httpx
 
+from hither_client import Privacy, RestClient
 from tests.support.people import Frame, Line, Person, befriend, line, sign_up, until
 from tests.support.runner import Hither
 
@@ -113,7 +114,8 @@ async def test_who_hides_is_gone_for_friends_until_they_may_know_again(hither: H
 
 async def test_a_hidden_last_seen_is_neither_told_nor_listed(hither: Hither, http: httpx.AsyncClient) -> None:
     bob, ann = await friends(http, "bob", "ann")
-    await ann.put("/settings/privacy", {"last_seen": "NOBODY"})
+    async with RestClient(hither.url, ann.token) as rest:
+        before, after = await rest.privacy(), await rest.update_privacy(last_seen="NOBODY")
     async with line(hither.websocket_url, bob) as his:
         async with line(hither.websocket_url, ann):
             await his.next("presence", user_id=ann.user_id, status="ONLINE")
@@ -121,6 +123,7 @@ async def test_a_hidden_last_seen_is_neither_told_nor_listed(hither: Hither, htt
         seen = (await listed(bob))[ann.user_id]
         await ann.put("/settings/privacy", {"last_seen": "FRIENDS"})
         told = await his.next("presence", user_id=ann.user_id)
+    assert (before, after) == (Privacy("FRIENDS", "FRIENDS"), Privacy("FRIENDS", "NOBODY"))
     assert "last_seen" not in gone
     assert "last_seen" not in seen
     assert told["last_seen"]
