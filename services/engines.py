@@ -180,17 +180,20 @@ class Engines:
 
             return MemoryBus()
         if urlsplit(url).scheme == REGISTRY or url == REGISTRY:
-            from services.storage.redis.sharded import ShardedBus
-
-            account = _account("bus", url)
-            return await ShardedBus.open(
-                self._registry, self._partitions, lambda address: f"redis://{account}{address}"
-            )
+            return await self._open_sharded_bus(_account("bus", url))
         from services.storage.redis.bus import RedisBus
 
         _split("bus", url, *_REDIS)
         with _refused("bus"):
             return await RedisBus.open(url)
+
+    async def _open_sharded_bus(self, account: str) -> Bus:
+        from services.storage.redis.connections import RedisSettings
+        from services.storage.redis.sharded import ShardedBus
+
+        # Each cluster has a ring of its own, also where it shares servers with others.
+        settings = RedisSettings(prefix=f"hither:{self._data.cluster}:")
+        return await ShardedBus.open(self._registry, self._partitions, f"redis://{account}{{}}".format, settings)
 
 
 class _Parts:
