@@ -143,7 +143,13 @@ class Engines:
             return await SqliteDeviceStore.open(self._data.database("devices"))
         from services.storage.sql.devices import SqlDeviceStore
 
-        _split("devices", url, "postgresql+asyncpg")
+        urls = url.split()
+        for shard_url in urls:
+            _split("devices", shard_url, "postgresql+asyncpg")
+        if len(urls) > 1:
+            from services.storage.sql.sharded_devices import ShardedDeviceStore
+
+            return await ShardedDeviceStore.open(urls)
         return await SqlDeviceStore.open(url)
 
     async def _open_directory(self, url: str) -> DirectoryStore:

@@ -34,6 +34,7 @@ from services.storage.redis.sharded import ShardedBus
 from services.storage.sql.devices import SqlDeviceStore
 from services.storage.sql.directory import sqlite_url
 from services.storage.sql.privacy import SqlPrivacyStore
+from services.storage.sql.sharded_devices import ShardedDeviceStore
 from services.storage.sqlite.devices import SqliteDeviceStore
 from services.storage.sqlite.history import SqliteLocationHistory
 from services.storage.sqlite.log import SqliteLog
@@ -149,6 +150,12 @@ def postgresql_privacy_store(request: pytest.FixtureRequest) -> PrivacyStoreRig:
     return Rig(lambda: SqlPrivacyStore.open(url))
 
 
+def sharded_device_store(request: pytest.FixtureRequest) -> DeviceStoreRig:
+    server: PostgresqlServer = request.getfixturevalue("postgresql_server")
+    urls = [server.new_database(), server.new_database()]
+    return Rig(lambda: ShardedDeviceStore.open(urls))
+
+
 MESSAGE_STORES: dict[str, Callable[[pytest.FixtureRequest], MessageStoreRig]] = {
     "sqlite": sqlite_message_store,
     "cassandra": cassandra_message_store,
@@ -190,6 +197,7 @@ HISTORIES: dict[str, Callable[[pytest.FixtureRequest], HistoryRig]] = {
 DEVICE_STORES: dict[str, Callable[[pytest.FixtureRequest], DeviceStoreRig]] = {
     "sqlite": sqlite_device_store,
     "postgresql": postgresql_device_store,
+    "sharded": sharded_device_store,
 }
 
 PRIVACY_STORES: dict[str, Callable[[pytest.FixtureRequest], PrivacyStoreRig]] = {

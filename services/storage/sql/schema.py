@@ -126,3 +126,11 @@ GRANTS = Table(
     Column("expires_ms", BigInteger, nullable=False),
     Index(None, "viewer_id", "owner_id"),
 )
+
+# One row at most: which shard of the devices this database is.
+DEVICES_SHARD = Table(
+    "devices_shard",
+    DEVICES_METADATA,
+    Column("number", SmallInteger, primary_key=True, autoincrement=False),
+    Column("shards", SmallInteger, nullable=False),
+)
