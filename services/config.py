@@ -104,6 +104,8 @@ class EnginesSettings:
     directory: str = "embedded"
     """Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE[?replica=HOST:PORT&replica=HOST:PORT...].
     Replicas serve reads that they are recent enough for; the user needs pg_read_all_stats for that."""
+    privacy: str = "embedded"
+    """Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE."""
     cache: str = "embedded"
     """Or redis://[USER:PASSWORD@]HOST:PORT[/DB], redis+sentinel://[USER:PASSWORD@]HOST:PORT[,HOST:PORT...]/NAME[/DB], or
     redis+cluster://[USER:PASSWORD@]HOST:PORT[,HOST:PORT...]. With "rediss" for "redis": over TLS."""

@@ -22,6 +22,7 @@ from services.ports.live_session_store import LiveSessionStore
 from services.ports.location_history import LocationHistory
 from services.ports.log import Log
 from services.ports.message_store import MessageStore
+from services.ports.privacy_store import PrivacyStore
 
 EMBEDDED = "embedded"
 _AS_DEVICES = "devices"
@@ -81,6 +82,10 @@ class Engines:
     async def directory(self) -> DirectoryStore:
         """Users, friendships and conversations."""
         return await self._once("directory", self._open_directory)
+
+    async def privacy(self) -> PrivacyStore:
+        """What users let be known of them."""
+        return await self._once("privacy", self._open_privacy)
 
     async def history(self) -> LocationHistory:
         """Where users were."""
@@ -171,6 +176,15 @@ class Engines:
             return await SqlDirectoryStore.open(sqlite_url(self._data.database("directory")))
         _split("directory", url, "postgresql+asyncpg")
         return await SqlDirectoryStore.open(url)
+
+    async def _open_privacy(self, url: str) -> PrivacyStore:
+        from services.storage.sql.directory import sqlite_url
+        from services.storage.sql.privacy import SqlPrivacyStore
+
+        if url == EMBEDDED:
+            return await SqlPrivacyStore.open(sqlite_url(self._data.database("privacy")))
+        _split("privacy", url, "postgresql+asyncpg")
+        return await SqlPrivacyStore.open(url)
 
     async def _open_cache(self, url: str) -> Cache:
         if url == EMBEDDED:

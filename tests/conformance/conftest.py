@@ -23,6 +23,7 @@ from services.ports.live_session_store import LiveSessionStore
 from services.ports.location_history import LocationHistory
 from services.ports.log import Log
 from services.ports.message_store import MessageStore
+from services.ports.privacy_store import PrivacyStore
 from services.storage.cassandra.history import CassandraLocationHistory
 from services.storage.cassandra.messages import CassandraMessageStore
 from services.storage.kafka.log import KafkaLog
@@ -34,6 +35,7 @@ from services.storage.redis.sharded import ShardedBus
 from services.storage.sql.devices import SqlDeviceStore
 from services.storage.sql.directory import sqlite_url
 from services.storage.sql.live_sessions import SqlLiveSessionStore
+from services.storage.sql.privacy import SqlPrivacyStore
 from services.storage.sql.sharded_devices import ShardedDeviceStore
 from services.storage.sqlite.devices import SqliteDeviceStore
 from services.storage.sqlite.history import SqliteLocationHistory
@@ -82,6 +84,7 @@ LogRig = Rig[Log]
 MessageStoreRig = Rig[MessageStore]
 DeviceStoreRig = Rig[DeviceStore]
 LiveSessionStoreRig = Rig[LiveSessionStore]
+PrivacyStoreRig = Rig[PrivacyStore]
 
 
 def sqlite_log(folder: Path) -> LogRig:
@@ -150,6 +153,17 @@ def postgresql_live_session_store(request: pytest.FixtureRequest) -> LiveSession
     return Rig(lambda: SqlLiveSessionStore.open(url))
 
 
+def sqlite_privacy_store(request: pytest.FixtureRequest) -> PrivacyStoreRig:
+    folder: Path = request.getfixturevalue("tmp_path")
+    return Rig(lambda: SqlPrivacyStore.open(sqlite_url(folder / "privacy.db")))
+
+
+def postgresql_privacy_store(request: pytest.FixtureRequest) -> PrivacyStoreRig:
+    server: PostgresqlServer = request.getfixturevalue("postgresql_server")
+    url = server.new_database()
+    return Rig(lambda: SqlPrivacyStore.open(url))
+
+
 def sharded_device_store(request: pytest.FixtureRequest) -> DeviceStoreRig:
     server: PostgresqlServer = request.getfixturevalue("postgresql_server")
     urls = [server.new_database(), server.new_database()]
@@ -203,6 +217,11 @@ DEVICE_STORES: dict[str, Callable[[pytest.FixtureRequest], DeviceStoreRig]] = {
 LIVE_SESSION_STORES: dict[str, Callable[[pytest.FixtureRequest], LiveSessionStoreRig]] = {
     "sqlite": sqlite_live_session_store,
     "postgresql": postgresql_live_session_store,
+}
+
+PRIVACY_STORES: dict[str, Callable[[pytest.FixtureRequest], PrivacyStoreRig]] = {
+    "sqlite": sqlite_privacy_store,
+    "postgresql": postgresql_privacy_store,
 }
 
 
@@ -383,6 +402,18 @@ async def live_session_store_rig(request: pytest.FixtureRequest) -> AsyncIterato
 @pytest.fixture
 async def live_sessions(live_session_store_rig: LiveSessionStoreRig) -> LiveSessionStore:
     return await live_session_store_rig.open()
+
+
+@pytest.fixture(params=list(PRIVACY_STORES.values()), ids=list(PRIVACY_STORES))
+async def privacy_store_rig(request: pytest.FixtureRequest) -> AsyncIterator[PrivacyStoreRig]:
+    rig: PrivacyStoreRig = request.param(request)
+    yield rig
+    await rig.dispose()
+
+
+@pytest.fixture
+async def privacy_store(privacy_store_rig: PrivacyStoreRig) -> PrivacyStore:
+    return await privacy_store_rig.open()
 
 
 @pytest.fixture(params=list(HISTORIES.values()), ids=list(HISTORIES))

@@ -51,6 +51,7 @@ class Servers:
             "HITHER_ENGINES_HISTORY": cassandra,
             "HITHER_ENGINES_DIRECTORY": (database := self.postgresql.new_database()),
             "HITHER_ENGINES_DEVICES": database,
+            "HITHER_ENGINES_PRIVACY": database,
             "HITHER_ENGINES_CACHE": self.redis.url,
             "HITHER_ENGINES_BUS": self.redis.url,
         }

@@ -21,6 +21,7 @@ from hither_client.models import (
     MessageStatus,
     OtherEvent,
     PresenceChanged,
+    Presences,
     Synced,
     Typing,
 )
@@ -75,7 +76,17 @@ class SyncPage:
 
 
 Body: TypeAlias = (
-    Event | Ack | ConversationsPage | HistoryPage | LiveLocationStarted | Ok | Pong | Reconnect | Refusal | SyncPage
+    Event
+    | Ack
+    | ConversationsPage
+    | HistoryPage
+    | LiveLocationStarted
+    | Presences
+    | Ok
+    | Pong
+    | Reconnect
+    | Refusal
+    | SyncPage
 )
 
 
@@ -162,6 +173,7 @@ _BODIES: Mapping[str, Callable[[bytes | str | msgspec.Raw], Body]] = {
     "pong": msgspec.json.Decoder(Pong).decode,
     "reconnect": msgspec.json.Decoder(Reconnect, strict=False).decode,
     "error": msgspec.json.Decoder(Refusal, strict=False).decode,
+    "presences": msgspec.json.Decoder(Presences, strict=False).decode,
     "conversations_page": msgspec.json.Decoder(ConversationsPage, strict=False).decode,
     "history_page": msgspec.json.Decoder(HistoryPage, strict=False).decode,
 }

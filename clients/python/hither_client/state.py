@@ -32,6 +32,7 @@ from hither_client.models import (
     HistoryPage,
     LiveLocations,
     LiveLocationStarted,
+    Presences,
     ServerError,
     Synced,
     place,
@@ -39,7 +40,7 @@ from hither_client.models import (
 from hither_client.outbox import Outbox, Request
 from hither_client.watches import Watches
 
-Reply: TypeAlias = Ack | ConversationsPage | HistoryPage | LiveLocations | LiveLocationStarted | Ok
+Reply: TypeAlias = Ack | ConversationsPage | HistoryPage | LiveLocations | LiveLocationStarted | Presences | Ok
 
 _SYNC_PREFIX = "sync-"
 _BAD_TOKEN = 4100
@@ -258,7 +259,15 @@ class ClientState:
                 self._hand_out([])
             case LiveLocations(sessions=sessions) if conversation_id := self.watches.answered(frame.id, now_s):
                 self.queue.put(LiveLocations(sessions, conversation_id))
-            case Ack() | ConversationsPage() | HistoryPage() | LiveLocations() | LiveLocationStarted() | Ok() as reply:
+            case (
+                Ack()
+                | ConversationsPage()
+                | HistoryPage()
+                | LiveLocations()
+                | LiveLocationStarted()
+                | Presences()
+                | Ok()
+            ) as reply:
                 if self.outbox.answered(frame.id):
                     self._answers.append((frame.id, reply))
             case Refusal() as refusal:

@@ -41,6 +41,11 @@ class Engine(Protocol):
     def writing(self) -> AbstractAsyncContextManager[Transaction]:
         """A serializable transaction."""
 
+    def locking(self) -> AbstractAsyncContextManager[Transaction]:
+        """A transaction whose every statement sees what others committed before it began, so that it may wait for locks
+        instead of losing races.
+        """
+
     def is_lost_race(self, error: BaseException | None) -> bool:
         """Whether the driver's error says that a concurrent transaction won, other than by a broken constraint."""
 

@@ -1,9 +1,10 @@
-"""The tables of the directory, and the one of the device store, which may live in another database. The migrations make
-them; tests prove that the two agree.
+"""The tables of the directory, and those of the device store and of the privacy store, which may live in other databases.
+The migrations make them; tests prove that the two agree.
 """
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     ForeignKey,
     Index,
@@ -29,6 +30,7 @@ _NAMES = {
 METADATA = MetaData(naming_convention=_NAMES)
 DEVICES_METADATA = MetaData(naming_convention=_NAMES)
 LIVE_SESSIONS_METADATA = MetaData(naming_convention=_NAMES)
+PRIVACY_METADATA = MetaData(naming_convention=_NAMES)
 
 USERS = Table(
     "users",
@@ -124,6 +126,28 @@ LIVE_SESSIONS = Table(
     Index(None, "conversation_id", "ending", "session_id"),
     Index(None, "partition", "told", "session_id"),
     Index(None, "told", "keep_until_ms"),
+)
+
+PRIVACY_ROWS = Table(
+    "privacy",
+    PRIVACY_METADATA,
+    Column("user_id", ID, primary_key=True),
+    Column("presence", SmallInteger, nullable=False),
+    Column("last_seen", SmallInteger, nullable=False),
+    Column("shares_location", Boolean, nullable=False),
+    Column("default_precision", SmallInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),
+)
+
+# Whoever has grants has a row in `privacy`. No foreign key says so: each change locks that row first anyway.
+GRANTS = Table(
+    "grants",
+    PRIVACY_METADATA,
+    Column("owner_id", ID, primary_key=True),
+    Column("viewer_id", ID, primary_key=True),
+    Column("precision", SmallInteger, nullable=False),
+    Column("expires_ms", BigInteger, nullable=False),
+    Index(None, "viewer_id", "owner_id"),
 )
 
 # One row at most: which shard of the devices this database is.

@@ -87,6 +87,9 @@ class SqliteEngine:
                 # At once if it is done. If not, who asked for it is gone, and the next waits for it in their place.
                 transaction.commit_job.add_done_callback(self._end_turn)
 
+    locking = writing
+    """See Engine: who writes is alone."""
+
     def is_lost_race(self, error: BaseException | None) -> bool:
         """See Engine."""
         # The low byte is the primary code; SQLITE_BUSY_SNAPSHOT and its like stand above it.

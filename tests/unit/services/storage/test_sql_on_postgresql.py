@@ -1,4 +1,4 @@
-"""The stores on PostgreSQL: the device store's schema, and a server that goes away and comes back."""
+"""The stores on PostgreSQL: their schemas, and a server that goes away and comes back."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -12,10 +12,12 @@ from sqlalchemy import Connection, make_url
 from discovery.errors import HitherError, Unavailable
 from services.directory.model import User
 from services.ports.device_store import CursorMove, DeviceRow
+from services.ports.privacy_store import GrantRow, Precision, PrivacyRow
 from services.storage.sql.devices import SqlDeviceStore
 from services.storage.sql.directory import SqlDirectoryStore, SqlSettings
-from services.storage.sql.migrations import DEVICES
+from services.storage.sql.migrations import DEVICES, PRIVACY, History
 from services.storage.sql.postgresql import PostgresqlEngine
+from services.storage.sql.privacy import SqlPrivacyStore
 from tests.support.servers.postgresql import PostgresqlServer
 
 ALICE = User("alice", "Alice", 1_000)
@@ -37,6 +39,13 @@ def url(postgresql_server: PostgresqlServer) -> str:
 @pytest.fixture
 async def devices(url: str) -> AsyncIterator[SqlDeviceStore]:
     store = await SqlDeviceStore.open(url, SqlSettings(transaction_timeout_s=20.0))
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def privacy(url: str) -> AsyncIterator[SqlPrivacyStore]:
+    store = await SqlPrivacyStore.open(url, SqlSettings(transaction_timeout_s=20.0))
     yield store
     await store.close()
 
@@ -81,10 +90,14 @@ async def outcome(call: Awaitable[object]) -> str:
     return "done"
 
 
-async def test_the_migrations_make_the_device_schema_that_the_code_uses(devices: SqlDeviceStore, url: str) -> None:
+@pytest.mark.parametrize("history", [DEVICES, PRIVACY], ids=["devices", "privacy"])
+async def test_the_migrations_make_the_schema_that_the_code_uses(
+    devices: SqlDeviceStore, privacy: SqlPrivacyStore, url: str, history: History
+) -> None:
     def differences(connection: Connection) -> list[object]:
-        options = {"version_table": DEVICES.version_table, "compare_type": True, "compare_server_default": True}
-        return list(compare_metadata(MigrationContext.configure(connection, opts=options), DEVICES.metadata))
+        options = {"version_table": history.version_table, "compare_type": True, "compare_server_default": True}
+        options["include_name"] = lambda name, kind, _parents: kind != "table" or name in history.metadata.tables
+        return list(compare_metadata(MigrationContext.configure(connection, opts=options), history.metadata))
 
     found: list[object] = []
     engine = PostgresqlEngine(make_url(url), 1, 5.0)
@@ -173,6 +186,42 @@ async def test_a_call_while_the_database_is_away_is_unavailable_and_the_next_one
 
     assert caught.value.reason == "ENGINE_DOWN"
     assert await outcome(call(devices)) == "done"
+
+
+PRIVACY_CALLS: dict[str, Callable[[SqlPrivacyStore], Awaitable[object]]] = {
+    "privacy": lambda store: store.privacy(["ann"]),
+    "put_privacy": lambda store: store.put_privacy(PrivacyRow("ann")),
+    "put_grant": lambda store: store.put_grant(GrantRow("ann", "bob", Precision.CITY), 9),
+    "forget": lambda store: store.forget("ann"),
+}
+
+
+@pytest.mark.parametrize("call", PRIVACY_CALLS.values(), ids=list(PRIVACY_CALLS))
+async def test_privacy_is_unavailable_while_the_database_is_away_and_there_again_with_it(
+    server: PostgresqlServer, privacy: SqlPrivacyStore, call: Callable[[SqlPrivacyStore], Awaitable[object]]
+) -> None:
+    await asyncio.gather(*(privacy.put_privacy(PrivacyRow("ann")) for _ in range(4)))
+
+    await asyncio.to_thread(server.kill)
+    with pytest.raises(Unavailable) as caught:
+        await call(privacy)
+    await asyncio.to_thread(server.start)
+
+    assert caught.value.reason == "ENGINE_DOWN"
+    assert await outcome(call(privacy)) == "done"
+
+
+async def test_a_privacy_write_that_waits_too_long_for_another_is_given_up_undone(url: str, operator: Operator) -> None:
+    store = await SqlPrivacyStore.open(url, SqlSettings(transaction_timeout_s=0.3))
+    await store.put_privacy(PrivacyRow("ann"))
+    await operator.do("BEGIN; UPDATE privacy SET version = 7")
+
+    assert await outcome(store.put_grant(GrantRow("ann", "bob", Precision.CITY), 9)) == "ENGINE_DOWN"
+
+    await operator.do("COMMIT")
+    assert await store.grants_by("ann", "", 9) == []
+    assert await store.put_privacy(PrivacyRow("ann")) == 8
+    await store.close()
 
 
 async def test_connections_that_broke_while_nobody_used_them_fail_no_call(
