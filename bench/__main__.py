@@ -42,7 +42,7 @@ async def measure(plan: Plan, *, pin: bool) -> dict[str, Any]:
     pinned = server_cpu if pin else None
     result: dict[str, Any] = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "commit": _commit(),
+        "commit": commit(),
         "machine": machine(),
         "server_cpu": "one CPU" if pin else "all CPUs",
         "p99_ms": _P99_MS,
@@ -53,7 +53,7 @@ async def measure(plan: Plan, *, pin: bool) -> dict[str, Any]:
         users = [f"user{number}" for number in range(_USERS)]
         await server.sign_up(users)
         result["latency"] = await generate(
-            "latency", generator_cpu, url=server.url, user_ids=users, tokens=await server.tokens(users), server_pid=server.pid,
+            "latency", generator_cpu, urls=[server.url], user_ids=users, tokens=await server.tokens(users), server_pids=[server.pid],
             loads=list(plan.loads), p99_ms=_P99_MS, warm_up_s=plan.warm_up_s, measure_s=plan.measure_s, halvings=plan.halvings,
         )  # fmt: skip
     async with BenchServer(server_cpu) as server:
@@ -73,7 +73,8 @@ async def measure(plan: Plan, *, pin: bool) -> dict[str, Any]:
     return result
 
 
-def _commit() -> str:
+def commit() -> str:
+    """Which commit is measured; empty if that is not known."""
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         return subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True, timeout=10

@@ -44,7 +44,7 @@ async def measure_fanout(
 ) -> dict[str, object]:
     """CPU of the server for each delivery, of single messages and of bursts, and that of the floor."""
     count = _Count()
-    peers = await connect_peers(url, tokens, count.on_frame)
+    peers = await connect_peers([url], tokens, count.on_frame)
     await _send(peers[0], conversation_id, 0, count, len(peers))  # warm
     single_us, spread_ms, share = await _rounds(peers, conversation_id, count, server_pid, rounds=rounds, burst=1)
     burst_us, _, _ = await _rounds(

@@ -16,8 +16,10 @@ from bench.latency import LatencyBench, find_ceiling
 _JOB_TIMEOUT_S = 900.0
 
 
-async def _latency(url: str, user_ids: list[str], tokens: list[str], server_pid: int, **plan: Any) -> dict[str, object]:
-    bench = LatencyBench(url, user_ids, tokens, server_pid)
+async def _latency(
+    urls: list[str], user_ids: list[str], tokens: list[str], server_pids: list[int], **plan: Any
+) -> dict[str, object]:
+    bench = LatencyBench(urls, user_ids, tokens, server_pids)
     await bench.open()
     try:
         await bench.introduce()

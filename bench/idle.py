@@ -12,12 +12,12 @@ _SETTLE_S = 3.0
 
 async def measure_idle(url: str, tokens: list[str], server_pid: int) -> dict[str, object]:
     """Growth of the server's resident memory for each connection beyond the first 100, which load what is loaded once."""
-    first = await connect_peers(url, tokens[:_FIRST], _ignore)
+    first = await connect_peers([url], tokens[:_FIRST], _ignore)
     await asyncio.sleep(_SETTLE_S)
     before = rss_bytes(server_pid)
     begun_s = time.perf_counter()
     server_s = cpu_s(server_pid)
-    others = await connect_peers(url, tokens[_FIRST:], _ignore)
+    others = await connect_peers([url], tokens[_FIRST:], _ignore)
     connecting_s = time.perf_counter() - begun_s
     server_s = cpu_s(server_pid) - server_s
     await asyncio.sleep(_SETTLE_S)  # presence is gathered for a second; what it allocates belongs to the connections

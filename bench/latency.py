@@ -57,15 +57,17 @@ class Run:
 
 
 class LatencyBench:
-    """The users' connections, over which one load after the other is offered."""
+    """The users' connections, over which one load after the other is offered. Both of a pair connect to different URLs, where there
+    are several; the CPU of all of `server_pids` is counted.
+    """
 
-    def __init__(self, url: str, user_ids: list[str], tokens: list[str], server_pid: int) -> None:
+    def __init__(self, urls: list[str], user_ids: list[str], tokens: list[str], server_pids: list[int]) -> None:
         if len(user_ids) % 2:
             raise ValueError("users talk in pairs")
-        self._url = url
+        self._urls = urls
         self._user_ids = user_ids
         self._tokens = tokens
-        self._server_pid = server_pid
+        self._server_pids = server_pids
         self._peers: list[Peer] = []
         self._places: list[int] = []
         self._said: list[int] = []
@@ -75,7 +77,7 @@ class LatencyBench:
 
     async def open(self) -> None:
         """Connects everybody."""
-        self._peers = await connect_peers(self._url, self._tokens, self._on_frame)
+        self._peers = await connect_peers(self._urls, self._tokens, self._on_frame)
         self._places = [0] * len(self._peers)
         self._said = [0] * len(self._peers)
         self._ticker = asyncio.create_task(self._acknowledge())
@@ -103,12 +105,15 @@ class LatencyBench:
         load = _Load(f"r{self._runs}-".encode(), users, self._peers, load_per_s, warm_up_s, measure_s)
         self._load = load
         begun_s = await load.warm()
-        server_s, generator_s, wall_s = cpu_s(self._server_pid), _own_cpu_s(), time.perf_counter()
+        server_s, generator_s, wall_s = self._server_cpu_s(), _own_cpu_s(), time.perf_counter()
         await load.finish(begun_s)
         wall_s = time.perf_counter() - wall_s
-        server_s, generator_s = cpu_s(self._server_pid) - server_s, _own_cpu_s() - generator_s
+        server_s, generator_s = self._server_cpu_s() - server_s, _own_cpu_s() - generator_s
         await load.drain(drain_s)
         return load.result(server_s=server_s, generator_s=generator_s, wall_s=wall_s)
+
+    def _server_cpu_s(self) -> float:
+        return sum(cpu_s(pid) for pid in self._server_pids)
 
     def _on_frame(self, peer: Peer, data: bytes) -> None:
         if data.startswith(b'{"type":"message",'):

@@ -54,9 +54,9 @@ class Peer(WSListener):
         await self._synced
 
 
-async def connect_peers(url: str, tokens: list[str], on_frame: Callable[[Peer, bytes], None]) -> list[Peer]:
-    """A live connection for each token."""
-    address = url.replace("http", "ws", 1) + "/ws"
+async def connect_peers(urls: list[str], tokens: list[str], on_frame: Callable[[Peer, bytes], None]) -> list[Peer]:
+    """A live connection for each token, to one URL after the other."""
+    addresses = [url.replace("http", "ws", 1) + "/ws" for url in urls]
     slots = asyncio.Semaphore(_AT_ONCE)
 
     async def one(index: int, token: str) -> Peer:
@@ -64,7 +64,7 @@ async def connect_peers(url: str, tokens: list[str], on_frame: Callable[[Peer, b
             peer = Peer(on_frame, index)
             await ws_connect(
                 lambda: peer,
-                address,
+                addresses[index % len(addresses)],
                 extra_headers={"Authorization": f"Bearer {token}", "Sec-WebSocket-Protocol": "hither.v1.json"},
                 enable_auto_pong=True,
                 read_buffer_init_size=2048,

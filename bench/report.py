@@ -23,7 +23,7 @@ def render(result: dict[str, Any]) -> str:
     """The table. Every row: what was measured, the number, its ceiling or budget, and how busy the generator was."""
     latency, fanout, idle = result["latency"], result["fanout"], result["idle"]
     rows = [
-        _load_row(run, result["p99_ms"]) for run in sorted(latency["runs"], key=lambda run: float(run["load_per_s"]))
+        load_row(run, result["p99_ms"]) for run in sorted(latency["runs"], key=lambda run: float(run["load_per_s"]))
     ]
     highest, half = latency["highest_load_per_s"], latency["half_load"]
     rows.append(
@@ -39,11 +39,11 @@ def render(result: dict[str, Any]) -> str:
         rows += [
             (
                 f"send -> ack at half load ({half['load_per_s']:g}/s)",
-                _p50_p99(half["ack_ms"]),
+                p50_p99(half["ack_ms"]),
                 "budget p50 5 ms, p99 25 ms",
                 share,
             ),
-            ("send -> recipient at half load", _p50_p99(half["delivery_ms"]), "budget p50 8 ms, p99 50 ms", share),
+            ("send -> recipient at half load", p50_p99(half["delivery_ms"]), "budget p50 8 ms, p99 50 ms", share),
             ("server CPU for each message at half load", f"{half['server_us_per_message']:.0f} us", "", share),
         ]
     floor = f"bare loop of socket writes {fanout['floor_us_per_write']:.1f} us: ratio **{fanout['ratio']:.2f}** (budget 1.3)"
@@ -90,7 +90,8 @@ def render(result: dict[str, Any]) -> str:
     return head + table + "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def _load_row(run: dict[str, Any], p99_ms: float) -> tuple[str, str, str, str]:
+def load_row(run: dict[str, Any], p99_ms: float) -> tuple[str, str, str, str]:
+    """A row of a table: what was offered, and what came of it."""
     complete = run["acked"] == run["delivered"] == run["sent"] and not run["refused"]
     lost = (
         ""
@@ -99,13 +100,14 @@ def _load_row(run: dict[str, Any], p99_ms: float) -> tuple[str, str, str, str]:
     )
     return (
         f"{run['load_per_s']:g} messages/s offered",
-        f"ack {_p50_p99(run['ack_ms'])}; recipient {_p50_p99(run['delivery_ms'])}{lost}",
+        f"ack {p50_p99(run['ack_ms'])}; recipient {p50_p99(run['delivery_ms'])}{lost}",
         f"p99 {p99_ms:g} ms; server CPU {run['server_share']:.0%}",
         f"{_share(run['generator_share'])}, writes late by p99 {run['late_ms']['p99']:.1f} ms",
     )
 
 
-def _p50_p99(values: dict[str, float]) -> str:
+def p50_p99(values: dict[str, float]) -> str:
+    """Two percentiles in milliseconds, for people."""
     return f"p50 {values['p50']:.1f} ms, p99 {values['p99']:.1f} ms"
 
 

@@ -101,8 +101,7 @@ class BenchServer:
 
     async def sign_up(self, user_ids: Sequence[str]) -> None:
         """Makes accounts."""
-        async with RestClient(self.url) as rest:
-            await _all(rest.sign_up(user_id, user_id, _PASSWORD) for user_id in user_ids)
+        await sign_up(self.url, user_ids)
 
     async def group(self, user_ids: Sequence[str], tokens: Sequence[str]) -> str:
         """Makes a group of the first user and the others, who become friends of the first for it. Its id."""
@@ -112,6 +111,12 @@ class BenchServer:
                 async with RestClient(self.url, token) as other:
                     await other.add_friend(user_ids[0])
             return (await rest.create_conversation("bench", user_ids[1:])).conversation_id
+
+
+async def sign_up(url: str, user_ids: Sequence[str]) -> None:
+    """Makes accounts at the server with this URL."""
+    async with RestClient(url) as rest:
+        await _all(rest.sign_up(user_id, user_id, _PASSWORD) for user_id in user_ids)
 
 
 async def _all(calls: Iterable[Coroutine[None, None, object]]) -> None:

@@ -140,8 +140,8 @@ class _Process:
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         log.info("starting", version=version("hither"), cluster=data.cluster, settings=config.shown())
         async with (
-            open_engines(config, data, self._partitions, self._engine_health) as engines,
             open_registry(config.mesh, data.cluster, self._clock, self._token, self._credentials) as registry,
+            open_engines(config, data, self._partitions, registry, self._engine_health) as engines,
             self._joined(names, registry) as mesh,
         ):
             snowflakes = Snowflakes(mesh.instance_number, self._clock)

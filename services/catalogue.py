@@ -12,7 +12,7 @@ from services.config import Config
 from services.data_directory import DataDirectory
 from services.directory.service import Directory
 from services.directory.tokens import TokenIssuer
-from services.engines import Engines
+from services.engines import EMBEDDED, Engines
 from services.location.service import Location
 from services.messaging.service import Messaging
 from services.presence.service import Presence
@@ -72,7 +72,10 @@ async def _sessions(wiring: Wiring) -> Service:
 
 async def _messaging(wiring: Wiring) -> Service:
     log, messages, bus = await wiring.engines.log(), await wiring.engines.messages(), await wiring.engines.bus()
-    return Messaging(wiring.mesh, log, messages, bus, wiring.snowflakes, wiring.clock, wiring.config.messaging)
+    # An embedded cache holds what this process remembers anyway.
+    shared = await wiring.engines.cache() if wiring.config.engines.cache != EMBEDDED else None
+    settings = wiring.config.messaging
+    return Messaging(wiring.mesh, log, messages, bus, wiring.snowflakes, wiring.clock, settings, shared)
 
 
 async def _presence(wiring: Wiring) -> Service:

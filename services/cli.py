@@ -1,4 +1,4 @@
-"""The command line: `hither up`, `hither serve`, `hither edge`, `hither token`, `hither status`, `hither certs`."""
+"""The command line: `hither up`, `serve`, `edge`, `bus-server`, `token`, `status` and `certs`."""
 
 import asyncio
 import os
@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mappin
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 import uvloop
@@ -18,6 +19,7 @@ from discovery.rpc.telemetry import configure_logging
 from discovery.rpc.tls import TlsError, open_credentials
 from hither.mesh.v1.status_service_pb2 import GetStatusResponse
 from services.app import PARTITIONS_APART, run_edge, run_services, run_whole
+from services.bus_server import keep_bus_server
 from services.catalogue import NAMES
 from services.certs import DEFAULT_CLUSTER, DEFAULT_DAYS, MOST_DAYS, CertsError, write_certificates
 from services.config import Config, ConfigError, MeshSettings, load_config
@@ -112,6 +114,26 @@ def edge(with_parent: bool, file: Path | None, **given: object) -> None:
     """Run an edge, where clients connect, apart from the services."""
     config = _configure(file, given)
     _run(config, run_edge(config, lambda url: click.echo(f"hither is ready at {url}"), with_parent))
+
+
+@main.command("bus-server")
+@click.argument("url", metavar="redis://HOST:PORT")
+@click.option("--weight", type=click.IntRange(1, 1000), default=100, show_default=True, help="Its share of the topics.")
+@click.option(
+    "--advertise", default="", help="HOST:PORT where others reach it, if that is not where this process does."
+)
+@click.option("--registry", help="etcd://HOST:PORT[,HOST:PORT...].")
+@_config_option
+@_data_option
+def bus_server(url: str, weight: int, advertise: str, file: Path | None, **given: object) -> None:
+    """Keep the Redis at redis://HOST:PORT in the registry while it answers, so that the bus uses it (engines: bus = "registry")."""
+    config = _configure(file, given)
+    shown = urlsplit(url).netloc.rpartition("@")[2]
+
+    def announce(there: bool) -> None:
+        click.echo(f"{shown} {'announced' if there else 'withdrawn'}")
+
+    _run(config, keep_bus_server(config, url, weight, advertise, announce))
 
 
 @main.command()

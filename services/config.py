@@ -93,6 +93,8 @@ class EnginesSettings:
     `prefix` goes before the names of topics, so that several clusters can share a Kafka."""
     messages: str = "embedded"
     """Or cassandra://HOST:PORT[,HOST:PORT...]/KEYSPACE[?replication=3]."""
+    history: str = "embedded"
+    """Where users were in the last seven days. Or cassandra://... as for `messages`; both may share a keyspace."""
     devices: str = "embedded"
     """Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE."""
     directory: str = "embedded"
@@ -103,7 +105,8 @@ class EnginesSettings:
     """Or redis://[USER:PASSWORD@]HOST:PORT[/DB], redis+sentinel://[USER:PASSWORD@]HOST:PORT[,HOST:PORT...]/NAME[/DB], or
     redis+cluster://[USER:PASSWORD@]HOST:PORT[,HOST:PORT...]. With "rediss" for "redis": over TLS."""
     bus: str = "embedded"
-    """Or redis:// or redis+sentinel:// as for `cache`."""
+    """Or redis:// or redis+sentinel:// as for `cache`; or "registry" (registry://USER:PASSWORD@), for all the servers that
+    `hither bus-server` announces there: each has a share of the topics."""
 
 
 @dataclass(frozen=True, slots=True)

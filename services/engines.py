@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar, cast
 from urllib.parse import parse_qs, urlsplit
 
 from discovery.clock import SystemClock
+from discovery.registry.port import Registry
 from services.config import Config, ConfigError
 from services.data_directory import DataDirectory
 from services.directory.ports import DirectoryStore
@@ -17,11 +18,14 @@ from services.engine_health import EngineHealth
 from services.ports.bus import Bus
 from services.ports.cache import Cache
 from services.ports.device_store import DeviceStore
+from services.ports.location_history import LocationHistory
 from services.ports.log import Log
 from services.ports.message_store import MessageStore
 from services.ports.privacy_store import PrivacyStore
 
 EMBEDDED = "embedded"
+REGISTRY = "registry"
+"""The servers that the registry names."""
 _REDIS = ("redis", "rediss", "redis+sentinel", "rediss+sentinel")
 
 
@@ -40,12 +44,19 @@ class Engines:
     """
 
     def __init__(
-        self, config: Config, data: DataDirectory, partitions: int, health: EngineHealth, stack: AsyncExitStack
+        self,
+        config: Config,
+        data: DataDirectory,
+        partitions: int,
+        registry: Registry,
+        health: EngineHealth,
+        stack: AsyncExitStack,
     ) -> None:
         self._urls = config.engines
         self._cache_keys = config.process.cache_keys
         self._data = data
         self._partitions = partitions
+        self._registry = registry
         self._health = health
         self._stack = stack
         self._opened: dict[str, _Closable] = {}
@@ -69,6 +80,10 @@ class Engines:
     async def privacy(self) -> PrivacyStore:
         """What users let be known of them."""
         return await self._once("privacy", self._open_privacy)
+
+    async def history(self) -> LocationHistory:
+        """Where users were."""
+        return await self._once("history", self._open_history)
 
     async def cache(self) -> Cache:
         """Connections and presence."""
@@ -108,11 +123,18 @@ class Engines:
             return await SqliteMessageStore.open(self._data.database("messages"))
         from services.storage.cassandra.messages import CassandraMessageStore
 
-        parts = _split("messages", url, "cassandra")
-        hosts = [host.rpartition(":")[0] for host in parts.hosts.split(",")]
-        port = int(parts.hosts.rpartition(":")[2])
-        replication = int(parts.query.get("replication", "1"))
-        return await CassandraMessageStore.open(hosts, port, parts.path, replication=replication)
+        hosts, port, keyspace, replication = _cassandra("messages", url)
+        return await CassandraMessageStore.open(hosts, port, keyspace, replication=replication)
+
+    async def _open_history(self, url: str) -> LocationHistory:
+        if url == EMBEDDED:
+            from services.storage.sqlite.history import SqliteLocationHistory
+
+            return await SqliteLocationHistory.open(self._data.database("history"), SystemClock())
+        from services.storage.cassandra.history import CassandraLocationHistory
+
+        hosts, port, keyspace, replication = _cassandra("history", url)
+        return await CassandraLocationHistory.open(hosts, port, keyspace, SystemClock(), replication=replication)
 
     async def _open_devices(self, url: str) -> DeviceStore:
         if url == EMBEDDED:
@@ -157,6 +179,13 @@ class Engines:
             from services.storage.memory.bus import MemoryBus
 
             return MemoryBus()
+        if urlsplit(url).scheme == REGISTRY or url == REGISTRY:
+            from services.storage.redis.sharded import ShardedBus
+
+            account = _account("bus", url)
+            return await ShardedBus.open(
+                self._registry, self._partitions, lambda address: f"redis://{account}{address}"
+            )
         from services.storage.redis.bus import RedisBus
 
         _split("bus", url, *_REDIS)
@@ -182,6 +211,22 @@ def _split(engine: str, url: str, *schemes: str) -> _Parts:
     return _Parts(parts.netloc.rpartition("@")[2], parts.path.lstrip("/"), query)
 
 
+def _cassandra(engine: str, url: str) -> tuple[list[str], int, str, int]:
+    """Contact points, port, keyspace and replication."""
+    parts = _split(engine, url, "cassandra")
+    hosts = [host.rpartition(":")[0] for host in parts.hosts.split(",")]
+    return hosts, int(parts.hosts.rpartition(":")[2]), parts.path, int(parts.query.get("replication", "1"))
+
+
+def _account(engine: str, url: str) -> str:
+    """What stands before the hosts, "USER:PASSWORD@" or nothing, in "registry" or "registry://USER:PASSWORD@"."""
+    parts = urlsplit(url)
+    account, at, hosts = parts.netloc.rpartition("@")
+    if hosts or parts.path not in ("", REGISTRY) or parts.query:
+        raise ConfigError(f"engines: {engine} is {REGISTRY!r} or {REGISTRY}://USER:PASSWORD@")
+    return account + at
+
+
 @contextmanager
 def _refused(engine: str) -> Iterator[None]:
     """What an engine cannot make of its URL is an error of the configuration."""
@@ -193,8 +238,8 @@ def _refused(engine: str) -> Iterator[None]:
 
 @asynccontextmanager
 async def open_engines(
-    config: Config, data: DataDirectory, partitions: int, health: EngineHealth
+    config: Config, data: DataDirectory, partitions: int, registry: Registry, health: EngineHealth
 ) -> AsyncIterator[Engines]:
-    """The engines of a process, for the time of the block; `health` watches over them."""
+    """The engines of a process, for the time of the block; `health` watches over them. Some find their servers in the registry."""
     async with AsyncExitStack() as stack:
-        yield Engines(config, data, partitions, health, stack)
+        yield Engines(config, data, partitions, registry, health, stack)

@@ -13,7 +13,7 @@ from tests.support.servers.etcd import EtcdCluster, etcd_server
 from tests.support.servers.kafka import KafkaServer
 from tests.support.servers.postgresql import PostgresqlServer
 from tests.support.servers.process import ServerMissing
-from tests.support.servers.redis import RedisCluster, RedisServer, SentinelSet
+from tests.support.servers.redis import BusServers, RedisCluster, RedisServer, SentinelSet
 
 Require = Callable[[bool, str], None]
 Server = TypeVar("Server")
@@ -41,6 +41,12 @@ def sentinel_set(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SentinelS
 def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
     """A Redis Cluster for the run. Whoever kills a server has the Cluster recover."""
     yield from _running(lambda: RedisCluster(tmp_path_factory.mktemp("cluster")))
+
+
+@pytest.fixture(scope="session")
+def bus_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BusServers]:
+    """Three Redis that share the topics of a bus, for the run. Whoever kills one starts it again."""
+    yield from _running(lambda: BusServers(tmp_path_factory.mktemp("bus")))
 
 
 @pytest.fixture(scope="session")

@@ -96,10 +96,11 @@ async def resolve(tables: Tables, conversation_id: str, sender_id: str, peer_id:
     return found
 
 
-async def make_direct(
-    tables: Tables, news: News, conversation_id: str, sender_id: str, peer_id: str, now_ms: int
-) -> Conversation:
-    """As resolve with a peer, but makes the direct conversation if there is none yet. Raises NoSuchUser too."""
+async def make_direct(tables: Tables, conversation_id: str, sender_id: str, peer_id: str, now_ms: int) -> Conversation:
+    """As resolve with a peer, but makes the direct conversation if there is none yet. Raises NoSuchUser too.
+
+    That is no news: nobody has known other members of it, and none ever come.
+    """
     _check_direct(conversation_id, sender_id, peer_id)
     if len(await tables.users.find([sender_id, peer_id])) < 2:
         raise NoSuchUser()
@@ -107,7 +108,6 @@ async def make_direct(
     members = [Member(user_id, MemberRole.MEMBER, now_ms) for user_id in (sender_id, peer_id)]
     made = _with_members(Conversation(conversation_id, Kind.DIRECT, "", now_ms, ()), members)
     if await tables.conversations.add(made):
-        news.members_changed(conversation_id)
         return made
     return await get(tables, sender_id, conversation_id)
 

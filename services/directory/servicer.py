@@ -227,9 +227,7 @@ class DirectoryServicer(DirectoryServiceServicer):
         found = await self._store.read(lambda tables: conversations.resolve(tables, *place))
         if found is None:
             now_ms = self._clock.now_ms()
-            found = await self._changes.write(
-                lambda tables, news: conversations.make_direct(tables, news, *place, now_ms)
-            )
+            found = await self._changes.write(lambda tables, _news: conversations.make_direct(tables, *place, now_ms))
         return pb.ResolveConversationResponse(
             kind=kind_value(found.kind), member_ids=[member.user_id for member in found.members]
         )

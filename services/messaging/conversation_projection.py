@@ -52,7 +52,9 @@ class ConversationRows(Protocol):
 
 
 class ConversationProjection:
-    """Applies one partition of "messages". `tell` is called with the outcomes of each batch once they are durable."""
+    """Applies one partition of "messages". When the rows of a batch are visible, `remember` is called with them, then `tell` with
+    the outcomes.
+    """
 
     def __init__(
         self,
@@ -60,6 +62,7 @@ class ConversationProjection:
         store: ConversationRows,
         append_to_inboxes: AppendToInboxes,
         partition_of: Callable[[str], int],
+        remember: Callable[[Sequence[MessageRow]], None],
         tell: Callable[[Sequence[Outcome]], None],
         status: Status,
         clock: Clock,
@@ -69,6 +72,7 @@ class ConversationProjection:
         self._store = store
         self._append_to_inboxes = append_to_inboxes
         self._partition_of = partition_of
+        self._remember = remember
         self._tell = tell
         self._status = status
         self._partition = status.partition
@@ -127,6 +131,7 @@ class ConversationProjection:
             result = sequence(batch, heads, found)
             if result.rows:
                 await self._store.put_messages(result.rows)
+        self._remember(result.rows)
         self._tell(result.outcomes)
         projected((accepted.traceparent for accepted in batch), MESSAGES, GROUP, self._partition, began_ns)
         self._measure(result.outcomes, len(result.rows), len(result.passed))

@@ -11,7 +11,7 @@ from typing import Generic, NoReturn, TypeVar
 from discovery.errors import Unavailable
 from services.delivery import UserEvent
 from services.messaging.inbox_projection import Teller
-from services.ports.message_store import DedupKey, Head, InboxRow, MessageRow, MessageStore
+from services.ports.message_store import ActivityPlace, ActivityRow, DedupKey, Head, InboxRow, MessageRow, MessageStore
 
 _MOST_ITEMS = 4096
 Item = TypeVar("Item")
@@ -87,7 +87,10 @@ class GatheringStore:
         self._find_sent: Gathering[DedupKey, Mapping[DedupKey, MessageRow]] = Gathering(store.find_sent)
         self._put_messages: Gathering[MessageRow, None] = Gathering(store.put_messages)
         self._inbox_heads: Gathering[str, Mapping[str, Head]] = Gathering(store.inbox_heads)
-        self._put_inbox: Gathering[InboxRow, None] = Gathering(store.put_inbox)
+        self._inbox_activity: Gathering[ActivityPlace, Mapping[ActivityPlace, ActivityRow]] = Gathering(
+            store.inbox_activity
+        )
+        self._put_inbox: Gathering[InboxRow | ActivityRow, None] = Gathering(self._put_inbox_items)
         self._flush: Gathering[None, None] = Gathering(lambda _: store.flush())
 
     async def run(self) -> None:
@@ -97,6 +100,7 @@ class GatheringStore:
             group.create_task(self._find_sent.run())
             group.create_task(self._put_messages.run())
             group.create_task(self._inbox_heads.run())
+            group.create_task(self._inbox_activity.run())
             group.create_task(self._put_inbox.run())
             group.create_task(self._flush.run())
 
@@ -116,9 +120,13 @@ class GatheringStore:
         """See InboxStore; the answer may hold more."""
         return await self._inbox_heads.ask(user_ids)
 
-    async def put_inbox(self, rows: Sequence[InboxRow]) -> None:
+    async def inbox_activity(self, places: Sequence[ActivityPlace]) -> Mapping[ActivityPlace, ActivityRow]:
+        """See InboxStore; the answer may hold more."""
+        return await self._inbox_activity.ask(places)
+
+    async def put_inbox(self, rows: Sequence[InboxRow], activity: Sequence[ActivityRow]) -> None:
         """See InboxStore."""
-        await self._put_inbox.ask(rows)
+        await self._put_inbox.ask([*rows, *activity])
 
     async def flush(self) -> None:
         """See MessageStore."""
@@ -127,6 +135,12 @@ class GatheringStore:
     async def read_inbox(self, user_id: str, after_pos: int, limit: int) -> Sequence[InboxRow]:
         """See InboxStore."""
         return await self._store.read_inbox(user_id, after_pos, limit)
+
+    async def _put_inbox_items(self, items: Sequence[InboxRow | ActivityRow]) -> None:
+        await self._store.put_inbox(
+            [item for item in items if isinstance(item, InboxRow)],
+            [item for item in items if isinstance(item, ActivityRow)],
+        )
 
 
 class GatheringTeller:

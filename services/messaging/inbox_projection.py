@@ -16,6 +16,7 @@ from discovery.rpc.tracing import now_ns
 from hither.messaging.v1 import records_pb2
 from services.delivery import UserEvent
 from services.messaging import metrics
+from services.messaging.activity import RecentActivity, follow
 from services.messaging.committing import Committer
 from services.messaging.inbox_log import INBOX
 from services.messaging.inboxing import (
@@ -34,7 +35,7 @@ from services.messaging.settings import MessagingSettings
 from services.messaging.supervision import Status
 from services.messaging.traces import inboxed
 from services.ports.log import Committed, Log
-from services.ports.message_store import Head, InboxRow
+from services.ports.message_store import ActivityPlace, ActivityRow, Head, InboxRow
 
 PUSH = "push"
 GROUP = "inboxes"
@@ -67,7 +68,10 @@ class InboxRows(Protocol):
     async def inbox_heads(self, user_ids: Sequence[str]) -> Mapping[str, Head]:
         """See InboxStore; the answer may hold more."""
 
-    async def put_inbox(self, rows: Sequence[InboxRow]) -> None:
+    async def inbox_activity(self, places: Sequence[ActivityPlace]) -> Mapping[ActivityPlace, ActivityRow]:
+        """See InboxStore; the answer may hold more."""
+
+    async def put_inbox(self, rows: Sequence[InboxRow], activity: Sequence[ActivityRow]) -> None:
         """See InboxStore."""
 
     async def flush(self) -> None:
@@ -86,6 +90,7 @@ class InboxProjection:
         store: InboxRows,
         teller: Teller,
         remember: Callable[[Sequence[InboxRow]], None],
+        recent_activity: RecentActivity,
         status: Status,
         clock: Clock,
         settings: MessagingSettings,
@@ -94,6 +99,7 @@ class InboxProjection:
         self._store = store
         self._teller = teller
         self._remember = remember
+        self._recent_activity = recent_activity
         self._status = status
         self._partition = status.partition
         self._clock = clock
@@ -145,12 +151,21 @@ class InboxProjection:
                 decision = decide(batch, watermarks, heads)
                 arrivals: Sequence[Arrival] = placed(decision.arrivals, await self._known_places(decision, heads))
                 if decision.rows:
-                    await self._store.put_inbox(decision.rows)
+                    await self._write(decision.rows, heads)
             self._remember(decision.rows)
             self._measure(len(records), decision)
             offset, watermarks = records[-1].offset + 1, decision.watermarks
             arrivals = inboxed(arrivals, INBOX, GROUP, self._partition, began_ns)
             await queue.put(self._settle(arrivals, Committed(offset, write_watermarks(watermarks))))
+
+    async def _write(self, rows: Sequence[InboxRow], heads: Mapping[str, Head]) -> None:
+        known = self._recent_activity.known(rows, heads)
+        lacking = {(row.user_id, row.conversation_id) for row in rows} - known.keys()
+        if lacking:
+            known |= await self._store.inbox_activity(list(lacking))
+        activity = follow(known, rows)
+        await self._store.put_inbox(rows, activity)
+        self._recent_activity.wrote(rows, activity, heads)
 
     async def _known_places(self, decision: Decision, heads: Mapping[str, Head]) -> dict[Place, int]:
         """The places of rows that were there before: what a crash left to be told of. Reads each inbox from its end."""

@@ -35,3 +35,13 @@ ACKNOWLEDGED = Counter("hither_messaging_acknowledgements", "Acknowledgements th
 ACKNOWLEDGEMENT_FAILURES = Counter(
     "hither_messaging_acknowledgement_failures", "Times that working off acknowledgements failed; they were kept."
 )
+TAIL_READS = Counter(
+    "hither_messaging_tail_reads",
+    "Reads of conversations that looked into a layer of tails (process, shared): hit, stale (extended by what it lacked) or miss.",
+    ["layer", "outcome"],
+)
+SHARED_TAILS = Counter(
+    "hither_messaging_shared_tails",
+    "What became of the tails that instances share: stored or dropped; and of the cache: failed (then left alone), skipped meanwhile.",
+    ["outcome"],
+)

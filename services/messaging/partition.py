@@ -11,6 +11,7 @@ from discovery.errors import HitherError, ResourceExhausted, Unavailable
 from discovery.rpc.tracing import OpenSpan
 from hither.messaging.v1 import messaging_pb2
 from services.messaging import metrics
+from services.messaging.activity import RecentActivity
 from services.messaging.conversation_projection import MESSAGES, ConversationProjection, ConversationRows
 from services.messaging.inbox_log import AppendToInboxes
 from services.messaging.inbox_projection import InboxProjection, InboxRows, Teller
@@ -18,6 +19,7 @@ from services.messaging.recent import RecentRows
 from services.messaging.sequencing import Outcome
 from services.messaging.settings import MessagingSettings
 from services.messaging.supervision import Problem, Status, keep_running
+from services.messaging.tails import Tails
 from services.messaging.waiting import RecentOutcomes, Waiting, outcome_unknown
 from services.ports.log import Log
 
@@ -51,6 +53,8 @@ class Partition:
         waiting: Waiting,
         recent_outcomes: RecentOutcomes,
         recent_rows: RecentRows,
+        recent_activity: RecentActivity,
+        tails: Tails,
         clock: Clock,
         settings: MessagingSettings,
     ) -> None:
@@ -65,9 +69,19 @@ class Partition:
         self._conversation_status = Status("conversations", number)
         self._inbox_status = Status("inboxes", number)
         self._conversations = ConversationProjection(
-            log, store, append_to_inboxes, partition_of, self._tell, self._conversation_status, clock, settings
+            log,
+            store,
+            append_to_inboxes,
+            partition_of,
+            tails.wrote,
+            self._tell,
+            self._conversation_status,
+            clock,
+            settings,
         )
-        self._inboxes = InboxProjection(log, store, teller, recent_rows.add, self._inbox_status, clock, settings)
+        self._inboxes = InboxProjection(
+            log, store, teller, recent_rows.add, recent_activity, self._inbox_status, clock, settings
+        )
 
     def problems(self) -> list[Problem]:
         """What is wrong with the partition's projections now; empty if nothing is."""

@@ -13,6 +13,7 @@ from hither.directory.v1 import directory_service_pb2
 from hither.directory.v1.directory_service_pb2_grpc import DirectoryServiceStub
 from services.delivery import Delivery
 from services.messaging.acknowledgement import Acknowledgements
+from services.messaging.activity import RecentActivity
 from services.messaging.admission import Admission
 from services.messaging.gathering import Gathering, GatheringStore, GatheringTeller
 from services.messaging.history import History
@@ -20,16 +21,20 @@ from services.messaging.inbox_log import InboxLog
 from services.messaging.marks import Marks
 from services.messaging.membership import CHANGES_TOPIC, Members, Memberships
 from services.messaging.partition import Partition
+from services.messaging.reading import ConversationReads
 from services.messaging.recent import RecentRows
 from services.messaging.retelling import Retelling
 from services.messaging.sending import Sending
 from services.messaging.servicer import MessagingServicer
 from services.messaging.settings import MessagingSettings
+from services.messaging.shared_tails import SharedTails
 from services.messaging.signals import Signals
 from services.messaging.supervision import Problem, describe
+from services.messaging.tails import Tails
 from services.messaging.trimming import Trimming
 from services.messaging.waiting import RecentOutcomes, Waiting
 from services.ports.bus import Bus
+from services.ports.cache import Cache
 from services.ports.log import Log
 from services.ports.message_store import MessageStore
 
@@ -39,7 +44,9 @@ _log = structlog.get_logger("hither.messaging")
 
 
 class Messaging:
-    """Messaging in one process. `servicer` serves calls once run() runs the partitions that they need."""
+    """Messaging in one process. `servicer` serves calls once run() runs the partitions that they need. `shared_cache`: where
+    instances share what they have read, if that is another process.
+    """
 
     def __init__(
         self,
@@ -50,6 +57,7 @@ class Messaging:
         snowflakes: Snowflakes,
         clock: Clock,
         settings: MessagingSettings = MessagingSettings(),  # noqa: B008 - frozen
+        shared_cache: Cache | None = None,
     ) -> None:
         self._mesh = mesh
         self._log = log
@@ -66,6 +74,9 @@ class Messaging:
         self._recent_outcomes = RecentOutcomes(settings.most_recent_outcomes)
         self._recent_rows = RecentRows(settings.most_recent_rows)
         self._signals = Signals(self._delivery, settings.most_signals)
+        self._recent_activity = RecentActivity(settings.most_recent_activity)
+        self._tails = Tails(settings.most_tails, settings.most_tail_bytes)
+        self._shared_tails = SharedTails(shared_cache, clock, settings) if shared_cache else None
         self._memberships = Memberships(self._resolve, clock, settings)
         self._acknowledgements = Acknowledgements(mesh, store, self._recent_rows, self._signals, settings)
         self._trimming = Trimming(log, lambda: frozenset(self._partitions), settings)
@@ -81,9 +92,10 @@ class Messaging:
             snowflakes,
             clock,
         )
+        reads = ConversationReads(store, self._rows.conversation_heads, self._tails, self._shared_tails)
         self.servicer = MessagingServicer(
             sending,
-            History(store, self._memberships, settings),
+            History(reads, store, self._memberships, settings),
             Marks(store, self._memberships, self._signals),
             self._acknowledgements,
         )
@@ -104,6 +116,8 @@ class Messaging:
                 group.create_task(self._signals.run())
                 group.create_task(self._acknowledgements.run())
                 group.create_task(self._trimming.run())
+                if self._shared_tails is not None:
+                    group.create_task(self._shared_tails.run())
                 group.create_task(self._run_partitions(group))
         finally:
             await subscription.close()
@@ -161,6 +175,8 @@ class Messaging:
             self._waiting,
             self._recent_outcomes,
             self._recent_rows,
+            self._recent_activity,
+            self._tails,
             self._clock,
             self._settings,
         )

@@ -34,6 +34,12 @@ class MessagingServicer(MessagingServiceServicer):
         """See the contract."""
         return await self._history.sync_inbox(request)
 
+    async def ListInboxConversations(
+        self, request: pb.ListInboxConversationsRequest, context: object
+    ) -> pb.ListInboxConversationsResponse:
+        """See the contract."""
+        return await self._history.list_conversations(request)
+
     async def AcknowledgeInbox(
         self, request: pb.AcknowledgeInboxRequest, context: object
     ) -> pb.AcknowledgeInboxResponse:

@@ -55,10 +55,22 @@ class MessagingSettings:
     """Inbox rows that one acknowledgement looks at, the newest; older conversations in it keep their marks."""
     most_recent_rows: int = 50_000
     """Inbox rows whose place is remembered to work off acknowledgements without the store."""
+    most_recent_activity: int = 50_000
+    """Conversations of users whose state is remembered, so that the next message needs no look into the store."""
     most_signals: int = 20_000
     """Conflated events that wait for delivery; the oldest are dropped beyond."""
     page_bytes: int = 1024 * 1024
     """Bytes of messages on one page; a page ends early beyond, never empty."""
+    most_tails: int = 10_000
+    """Conversations whose newest messages are remembered, those that were read last."""
+    most_tail_bytes: int = 64 * 1024 * 1024
+    """Bytes that they may take together."""
+    shared_tail_ttl_s: float = 86_400.0
+    """How long the newest messages of a conversation stay in the cache that instances share."""
+    shared_tail_timeout_s: float = 0.05
+    """How long a read waits for that cache before it goes on without it."""
+    shared_tail_pause_s: float = 5.0
+    """How long that cache is left alone after it failed."""
     trim_interval_s: float = 60.0
     """How often the log lets go of what every projection is done with."""
     trim_margin: int = 10_000

@@ -58,6 +58,32 @@ class MarkRow:
     seen_seq: int
 
 
+@dataclass(frozen=True, slots=True)
+class ActivityRow:
+    """What a user's inbox holds of one conversation, up to its row at `last_pos`, which is the message `last_seq`: without a gap
+    the messages from `since_seq` on, of which `own_seqs` (ascending, the newest few) are the user's own.
+    """
+
+    user_id: str
+    conversation_id: str
+    last_pos: int
+    last_seq: int
+    since_seq: int
+    own_seqs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """A conversation of a user, with the user's seen mark there (zero: none) and its newest message, serialised."""
+
+    row: ActivityRow
+    seen_seq: int
+    payload: bytes
+
+
+ActivityPlace = tuple[str, str]
+"""(user_id, conversation_id)."""
+
 DedupKey = tuple[str, str, str]
 """(conversation_id, sender_id, client_id)."""
 
@@ -92,11 +118,21 @@ class InboxStore(Protocol):
     async def inbox_heads(self, user_ids: Sequence[str]) -> Mapping[str, Head]:
         """The newest row of each inbox; every asked id is in the answer."""
 
-    async def put_inbox(self, rows: Sequence[InboxRow]) -> None:
-        """Writes the rows; those of one user become visible all at once and after all before them."""
+    async def put_inbox(self, rows: Sequence[InboxRow], activity: Sequence[ActivityRow] = ()) -> None:
+        """Writes the rows; those of one user become visible all at once and after all before them.
+
+        `activity` is what the rows make of their conversations. Of each conversation the one with the highest last_pos stays,
+        whoever writes last. It is written with the rows or before them: a row that is visible is in it.
+        """
 
     async def read_inbox(self, user_id: str, after_pos: int, limit: int) -> Sequence[InboxRow]:
         """Rows with pos > after_pos, ascending, at most `limit`."""
+
+    async def inbox_activity(self, places: Sequence[ActivityPlace]) -> Mapping[ActivityPlace, ActivityRow]:
+        """The conversations at these places; what is not found is not in the answer."""
+
+    async def list_activity(self, user_id: str, before_pos: int, limit: int) -> Sequence[Activity]:
+        """The user's conversations with last_pos < before_pos, at most `limit`, in descending order of last_pos."""
 
     async def merge_marks(self, marks: Sequence[MarkRow]) -> Sequence[MarkRow]:
         """Raises each stored mark to the given one, field by field (never lowers). Returns the rows that changed, as they now are."""

@@ -14,28 +14,35 @@ from typing import Generic, Protocol, TypeVar
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 
+from discovery.clock import Clock, SystemClock
+from discovery.registry.embedded import EmbeddedRegistry
 from services.ports.bus import Bus
 from services.ports.cache import Cache
 from services.ports.device_store import DeviceStore
+from services.ports.location_history import LocationHistory
 from services.ports.log import Log
 from services.ports.message_store import MessageStore
 from services.ports.privacy_store import PrivacyStore
+from services.storage.cassandra.history import CassandraLocationHistory
 from services.storage.cassandra.messages import CassandraMessageStore
 from services.storage.kafka.log import KafkaLog
 from services.storage.memory.bus import MemoryBus
 from services.storage.memory.cache import MemoryCache
 from services.storage.redis.bus import RedisBus
 from services.storage.redis.cache import RedisCache
+from services.storage.redis.sharded import ShardedBus
 from services.storage.sql.devices import SqlDeviceStore
 from services.storage.sql.directory import sqlite_url
 from services.storage.sql.privacy import SqlPrivacyStore
 from services.storage.sqlite.devices import SqliteDeviceStore
+from services.storage.sqlite.history import SqliteLocationHistory
 from services.storage.sqlite.log import SqliteLog
 from services.storage.sqlite.messages import SqliteMessageStore
+from tests.support.bus_servers import announce
 from tests.support.clock import ManualClock
 from tests.support.servers.cassandra import CassandraServer
 from tests.support.servers.postgresql import PostgresqlServer
-from tests.support.servers.redis import RedisCluster, RedisServer, SentinelSet
+from tests.support.servers.redis import BusServers, RedisCluster, RedisServer, SentinelSet
 
 
 class Closable(Protocol):
@@ -113,6 +120,7 @@ class KafkaRig(LogRig):
 KAFKA_ADDRESS = "HITHER_TEST_KAFKA"
 """The variable that names the run's Kafka, for this process and those that it starts."""
 KAFKA_PARTITIONS = 8
+BUS_PARTITIONS = 256
 
 
 def cassandra_message_store(request: pytest.FixtureRequest) -> MessageStoreRig:
@@ -144,6 +152,40 @@ def postgresql_privacy_store(request: pytest.FixtureRequest) -> PrivacyStoreRig:
 MESSAGE_STORES: dict[str, Callable[[pytest.FixtureRequest], MessageStoreRig]] = {
     "sqlite": sqlite_message_store,
     "cassandra": cassandra_message_store,
+}
+
+
+class HistoryRig(Rig[LocationHistory]):
+    """`clock` is the history's; `pass_time` lets time pass for its engine, too."""
+
+    def __init__(self, make: Callable[[Clock], Awaitable[LocationHistory]], clock: Clock) -> None:
+        super().__init__(lambda: make(clock))
+        self.clock = clock
+
+    async def pass_time(self, seconds: float) -> None:
+        """Returns when so much time has passed."""
+        if isinstance(self.clock, ManualClock):
+            self.clock.advance(seconds)
+        else:
+            await asyncio.sleep(seconds)
+
+
+def sqlite_history(request: pytest.FixtureRequest) -> HistoryRig:
+    folder: Path = request.getfixturevalue("tmp_path")
+    return HistoryRig(lambda clock: SqliteLocationHistory.open(folder / "history.db", clock), ManualClock())
+
+
+def cassandra_history(request: pytest.FixtureRequest) -> HistoryRig:
+    server: CassandraServer = request.getfixturevalue("cassandra_server")
+    server.empty("history")
+    return HistoryRig(
+        lambda clock: CassandraLocationHistory.open(["127.0.0.1"], server.port, "history", clock), SystemClock()
+    )
+
+
+HISTORIES: dict[str, Callable[[pytest.FixtureRequest], HistoryRig]] = {
+    "sqlite": sqlite_history,
+    "cassandra": cassandra_history,
 }
 DEVICE_STORES: dict[str, Callable[[pytest.FixtureRequest], DeviceStoreRig]] = {
     "sqlite": sqlite_device_store,
@@ -268,7 +310,14 @@ async def sentinel_bus(request: pytest.FixtureRequest) -> BusRig:
     return BusRig(await RedisBus.open(servers.url), servers.primary())
 
 
-BUSES = {"memory": memory_bus, "redis": redis_bus, "sentinel": sentinel_bus}
+async def sharded_bus(request: pytest.FixtureRequest) -> BusRig:
+    group: BusServers = request.getfixturevalue("bus_servers")
+    registry = EmbeddedRegistry(SystemClock())
+    await announce(registry, *group.servers)
+    return BusRig(await ShardedBus.open(registry, BUS_PARTITIONS), *group.servers)
+
+
+BUSES = {"memory": memory_bus, "redis": redis_bus, "sentinel": sentinel_bus, "sharded": sharded_bus}
 LOSSY_BUSES = {name: make for name, make in BUSES.items() if name != "memory"}
 
 
@@ -326,6 +375,18 @@ async def privacy_store_rig(request: pytest.FixtureRequest) -> AsyncIterator[Pri
 @pytest.fixture
 async def privacy_store(privacy_store_rig: PrivacyStoreRig) -> PrivacyStore:
     return await privacy_store_rig.open()
+
+
+@pytest.fixture(params=list(HISTORIES.values()), ids=list(HISTORIES))
+async def history_rig(request: pytest.FixtureRequest) -> AsyncIterator[HistoryRig]:
+    rig: HistoryRig = request.param(request)
+    yield rig
+    await rig.dispose()
+
+
+@pytest.fixture
+async def history(history_rig: HistoryRig) -> LocationHistory:
+    return await history_rig.open()
 
 
 @pytest.fixture(params=list(CACHES.values()), ids=list(CACHES))

@@ -1,12 +1,21 @@
 """What every message store promises."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
 from discovery.errors import Unavailable
-from services.ports.message_store import Head, InboxRow, MarkRow, MessageRow, MessageStore, RowConflict
+from services.ports.message_store import (
+    Activity,
+    ActivityRow,
+    Head,
+    InboxRow,
+    MarkRow,
+    MessageRow,
+    MessageStore,
+    RowConflict,
+)
 from tests.conformance.conftest import MessageStoreRig
 
 BEYOND = 1 << 62
@@ -20,6 +29,15 @@ def message(
 
 def event(pos: int, *, user: str = "bob", conversation: str = "c", payload: bytes = b"hi") -> InboxRow:
     return InboxRow(user, pos, 200 + pos, conversation, pos, "ann", payload)
+
+
+def activity(pos: int, *, user: str = "bob", conversation: str = "c", own: tuple[int, ...] = ()) -> ActivityRow:
+    return ActivityRow(user, conversation, pos, pos, 1, own)
+
+
+async def arrive(store: MessageStore, rows: Sequence[InboxRow]) -> None:
+    """Puts inbox rows with what they make of their conversations."""
+    await store.put_inbox(rows, [activity(row.pos, user=row.user_id, conversation=row.conversation_id) for row in rows])
 
 
 # Conversations.
@@ -275,8 +293,8 @@ async def test_marks_are_listed_by_user_id_from_one_on(store: MessageStore) -> N
 
 
 async def test_recent_marks_are_those_of_the_newest_conversations_of_all_members(store: MessageStore) -> None:
-    await store.put_inbox([event(1, conversation="old"), event(2, conversation="mid"), event(3, conversation="new")])
-    await store.put_inbox([event(4, conversation="mid"), event(9, user="ann", conversation="foreign")])
+    await arrive(store, [event(1, conversation="old"), event(2, conversation="mid"), event(3, conversation="new")])
+    await arrive(store, [event(4, conversation="mid"), event(9, user="ann", conversation="foreign")])
     marks = [
         MarkRow(conversation, user, 1, 1)
         for conversation in ("old", "mid", "new", "foreign")
@@ -299,10 +317,10 @@ async def test_conversations_that_take_turns_are_recent_in_the_order_of_their_ne
     await store.merge_marks([MarkRow(conversation, "bob", 1, 1) for conversation in "abc"])
 
     for pos, conversation in enumerate(places, 1):
-        await store.put_inbox([event(pos, conversation=conversation)])
-        await store.put_inbox([event(pos, user="cid", conversation=conversation)])
-    await store.put_inbox(
-        [event(pos, user="dan", conversation=conversation) for pos, conversation in enumerate(places, 1)]
+        await arrive(store, [event(pos, conversation=conversation)])
+        await arrive(store, [event(pos, user="cid", conversation=conversation)])
+    await arrive(
+        store, [event(pos, user="dan", conversation=conversation) for pos, conversation in enumerate(places, 1)]
     )
 
     for user in ("bob", "cid", "dan"):
@@ -310,14 +328,14 @@ async def test_conversations_that_take_turns_are_recent_in_the_order_of_their_ne
 
 
 async def test_a_conversation_without_marks_takes_a_place_among_the_recent(store: MessageStore) -> None:
-    await store.put_inbox([event(1, conversation="old"), event(2, conversation="new")])
+    await arrive(store, [event(1, conversation="old"), event(2, conversation="new")])
     await store.merge_marks([MarkRow("old", "bob", 1, 1)])
 
     assert await store.recent_marks("bob", 1) == []
 
 
 async def test_recent_marks_are_at_most_ten_times_the_limit(store: MessageStore) -> None:
-    await store.put_inbox([event(1, conversation="g")])
+    await arrive(store, [event(1, conversation="g")])
     await store.merge_marks([MarkRow("g", f"user{n:03}", 1, 1) for n in range(100)])
 
     assert len(await store.recent_marks("bob", 3)) == 30
@@ -325,13 +343,87 @@ async def test_recent_marks_are_at_most_ten_times_the_limit(store: MessageStore)
 
 async def test_inbox_rows_written_again_change_nothing_in_what_is_recent(store: MessageStore) -> None:
     rows = [event(1, conversation="new"), event(2, conversation="old"), event(3, conversation="new")]
-    await store.put_inbox(rows)
+    await arrive(store, rows)
     await store.merge_marks([MarkRow("old", "bob", 1, 1), MarkRow("new", "bob", 1, 1)])
 
     for row in rows[:2]:
-        await store.put_inbox([row])
+        await arrive(store, [row])
 
     assert [m.conversation_id for m in await store.recent_marks("bob", 1)] == ["new"]
+
+
+# Conversations of an inbox.
+
+
+async def test_conversations_of_an_inbox_are_listed_from_the_last_active_one_on(store: MessageStore) -> None:
+    await arrive(store, [event(pos, conversation=name, payload=name.encode()) for pos, name in enumerate("abcab", 1)])
+    await arrive(store, [event(7, user="cid", conversation="a")])
+
+    found = await store.list_activity("bob", BEYOND, 10)
+
+    assert [(item.row.conversation_id, item.row.last_pos, item.payload) for item in found] == [
+        ("b", 5, b"b"),
+        ("a", 4, b"a"),
+        ("c", 3, b"c"),
+    ]
+    assert await store.list_activity("bob", BEYOND, 2) == found[:2]
+    assert await store.list_activity("bob", 4, 10) == found[2:]
+    assert await store.list_activity("bob", 3, 10) == []
+    assert await store.list_activity("bob", BEYOND, 0) == []
+    assert await store.list_activity("nobody", BEYOND, 10) == []
+
+
+async def test_a_conversation_is_listed_with_the_seen_mark_of_its_user(store: MessageStore) -> None:
+    await arrive(store, [event(1, conversation="a"), event(2, conversation="b")])
+    await store.merge_marks([MarkRow("a", "bob", 1, 1), MarkRow("b", "ann", 2, 2)])
+
+    found = await store.list_activity("bob", BEYOND, 10)
+
+    assert [(item.row.conversation_id, item.seen_seq) for item in found] == [("b", 0), ("a", 1)]
+
+
+async def test_what_is_known_of_a_conversation_comes_back_as_it_was(store: MessageStore) -> None:
+    own = tuple(range(5, 37))
+    await store.put_inbox(
+        [event(37), event(38, conversation="d")],
+        [activity(37, own=own), ActivityRow("bob", "d", 38, 1 << 40, 1 << 39, ())],
+    )
+
+    found = await store.inbox_activity([("bob", "c"), ("bob", "d"), ("cid", "c"), ("bob", "e")])
+
+    assert found == {
+        ("bob", "c"): activity(37, own=own),
+        ("bob", "d"): ActivityRow("bob", "d", 38, 1 << 40, 1 << 39, ()),
+    }
+    assert await store.inbox_activity([]) == {}
+
+
+async def test_many_conversations_are_found_at_once(store: MessageStore) -> None:
+    rows = [event(pos, conversation=f"c{pos:03}") for pos in range(1, 301)]
+    await arrive(store, rows)
+
+    found = await store.inbox_activity([("bob", f"c{pos:03}") for pos in range(1, 302)])
+
+    assert found == {("bob", f"c{pos:03}"): activity(pos, conversation=f"c{pos:03}") for pos in range(1, 301)}
+    assert [item.row.last_pos for item in await store.list_activity("bob", 200, 100)] == list(range(199, 99, -1))
+
+
+async def test_of_a_conversation_the_newest_that_was_written_stays_whoever_writes_last(store: MessageStore) -> None:
+    await store.put_inbox([event(1), event(2), event(3)], [activity(3, own=(2,))])
+
+    await store.put_inbox([event(1), event(2)], [activity(2, own=(2,))])
+    await store.put_inbox([event(3)], [activity(3, own=(2,))])
+
+    assert await store.inbox_activity([("bob", "c")]) == {("bob", "c"): activity(3, own=(2,))}
+
+
+async def test_a_refused_call_leaves_the_conversations_as_they_were(store: MessageStore) -> None:
+    await arrive(store, [event(1)])
+
+    with pytest.raises(RowConflict):
+        await arrive(store, [event(2), event(1, conversation="d")])
+
+    assert await store.inbox_activity([("bob", "c"), ("bob", "d")]) == {("bob", "c"): activity(1)}
 
 
 # The engine.
@@ -340,7 +432,7 @@ async def test_inbox_rows_written_again_change_nothing_in_what_is_recent(store: 
 async def test_everything_survives_reopening(message_store_rig: MessageStoreRig) -> None:
     store = await message_store_rig.open()
     await store.put_messages([message(1)])
-    await store.put_inbox([event(1)])
+    await arrive(store, [event(1)])
     await store.merge_marks([MarkRow("c", "bob", 1, 0)])
 
     store = await message_store_rig.reopen(store)
@@ -348,6 +440,7 @@ async def test_everything_survives_reopening(message_store_rig: MessageStoreRig)
     assert await store.read_messages("c", 0, BEYOND, 10, newest=False) == [message(1)]
     assert await store.read_inbox("bob", 0, 10) == [event(1)]
     assert await store.recent_marks("bob", 5) == [MarkRow("c", "bob", 1, 0)]
+    assert await store.list_activity("bob", BEYOND, 5) == [Activity(activity(1), 0, b"hi")]
 
 
 async def test_close_finishes_the_writes_that_were_begun(message_store_rig: MessageStoreRig) -> None:
@@ -368,6 +461,8 @@ LATER_CALLS: dict[str, Callable[[MessageStore], Awaitable[object]]] = {
     "put_messages": lambda store: store.put_messages([message(1)]),
     "read_messages": lambda store: store.read_messages("c", 0, 9, 1, newest=True),
     "inbox_heads": lambda store: store.inbox_heads(["bob"]),
+    "inbox_activity": lambda store: store.inbox_activity([("bob", "c")]),
+    "list_activity": lambda store: store.list_activity("bob", 9, 1),
     "put_inbox": lambda store: store.put_inbox([event(1)]),
     "read_inbox": lambda store: store.read_inbox("bob", 0, 1),
     "merge_marks": lambda store: store.merge_marks([MarkRow("c", "bob", 1, 1)]),

@@ -1,5 +1,7 @@
 """Two people and more talk: the stories of messages."""
 
+from typing import Any
+
 import httpx
 
 from discovery.ids import direct_conversation_id
@@ -115,6 +117,45 @@ async def test_history_is_paged_backwards_and_forwards(hither: Hither, http: htt
     assert [m["text"] for m in oldest["messages"]] == ["1"]
     assert oldest["next_page_token"] == ""
     assert [m["text"] for m in forwards["messages"]] == ["3", "4", "5"]
+
+
+async def test_conversations_are_listed_by_their_last_message_with_what_is_unread(
+    hither: Hither, http: httpx.AsyncClient
+) -> None:
+    alice, bob, carol = [await sign_up(http, name) for name in ("alice", "bob", "carol")]
+    async with (
+        line(hither.websocket_url, alice) as hers,
+        line(hither.websocket_url, bob) as his,
+        line(hither.websocket_url, carol) as carols,
+    ):
+        for number in (1, 2, 3):
+            with_alice = await hers.ask("send_message", to=bob.user_id, client_id=f"c{number}", text=f"alice {number}")
+        await his.texts(3)
+        with_carol = await carols.ask("send_message", to=bob.user_id, client_id="c", text="carol")
+        await his.texts(1)
+        await his.ask("send_message", to=alice.user_id, client_id="b", text="bob")
+        await his.texts(1)
+        await hers.texts(4)
+        before = await his.ask("conversations", page_size=1)
+        rest = await bob.get("/inbox/conversations", page_size=1, page_token=before["next_page_token"])
+        await his.ask("mark_read", conversation_id=with_alice["conversation_id"], seq="2")
+        after = await bob.get("/inbox/conversations")
+        alices = await hers.ask("conversations")
+
+    def listed(page: dict[str, Any]) -> list[tuple[str, str, int, int]]:
+        return [
+            (one["conversation_id"], one["last_message"]["text"], int(one["unread_count"]), int(one["seen_seq"]))
+            for one in page["conversations"]
+        ]
+
+    assert (before["type"], listed(before)) == ("conversations_page", [(with_alice["conversation_id"], "bob", 3, 0)])
+    assert listed(rest) == [(with_carol["conversation_id"], "carol", 1, 0)]
+    assert rest["next_page_token"] == ""
+    assert listed(after) == [
+        (with_alice["conversation_id"], "bob", 1, 2),
+        (with_carol["conversation_id"], "carol", 1, 0),
+    ]
+    assert listed(alices) == [(with_alice["conversation_id"], "bob", 1, 0)]
 
 
 async def test_a_message_can_be_sent_by_rest(hither: Hither, http: httpx.AsyncClient) -> None:

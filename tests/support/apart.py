@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -47,7 +47,8 @@ class Servers:
             "HITHER_PROCESS_PARTITIONS": str(PARTITIONS),
             "HITHER_MESH_REGISTRY": f"etcd://{','.join(self.etcd.endpoints)}",
             "HITHER_ENGINES_LOG": f"kafka://{self.kafka.address}?prefix={name}.",
-            "HITHER_ENGINES_MESSAGES": f"cassandra://127.0.0.1:{self.cassandra.port}/{name}",
+            "HITHER_ENGINES_MESSAGES": (cassandra := f"cassandra://127.0.0.1:{self.cassandra.port}/{name}"),
+            "HITHER_ENGINES_HISTORY": cassandra,
             "HITHER_ENGINES_DIRECTORY": (database := self.postgresql.new_database()),
             "HITHER_ENGINES_DEVICES": database,
             "HITHER_ENGINES_PRIVACY": database,
@@ -56,11 +57,26 @@ class Servers:
         }
 
 
+@contextmanager
+def running_servers(folder: Path) -> Iterator[Servers]:
+    """All of them, with their data in this folder (PostgreSQL's: in one of its own) and gone at the end. Raises ServerMissing and
+    ServerFailed.
+    """
+    with ExitStack() as stack:
+        yield Servers(
+            stack.enter_context(EtcdCluster(folder / "etcd")),
+            stack.enter_context(KafkaServer(folder / "kafka")),
+            stack.enter_context(CassandraServer(folder / "cassandra")),
+            stack.enter_context(PostgresqlServer()),
+            stack.enter_context(RedisServer(folder / "redis")),
+        )
+
+
 class RunningCluster:
     """A cluster of processes: `processes` by name, such as "messaging-1" and "edge-2". Also behaves as one RunningHither."""
 
     def __init__(
-        self, data: Path, servers: Servers, settings: Mapping[str, str], layout: Sequence[Sequence[str]]
+        self, data: Path, servers: Servers, settings: Mapping[str, str], layout: Sequence[Sequence[str]], edges: int
     ) -> None:
         self.data = data
         self.settings = {**servers.settings(), **settings}
@@ -73,7 +89,7 @@ class RunningCluster:
         self._folder.mkdir()
         for services in layout:
             self.add_services(services)
-        for number in range(1, EDGES + 1):
+        for number in range(1, edges + 1):
             self._ports[f"edge-{number}"] = 0
             self.processes[f"edge-{number}"] = self._process(f"edge-{number}", "edge")
 
@@ -155,9 +171,10 @@ async def running_cluster(
     servers: Servers,
     settings: Mapping[str, str] | None = None,
     layout: Sequence[Sequence[str]] = TWO_OF_ALL,
+    edges: int = EDGES,
 ) -> AsyncIterator[RunningCluster]:
     """A started cluster; its processes are killed at the end."""
-    cluster = RunningCluster(data, servers, settings or {}, layout)
+    cluster = RunningCluster(data, servers, settings or {}, layout, edges)
     try:
         await cluster.start()
         yield cluster

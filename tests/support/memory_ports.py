@@ -13,7 +13,16 @@ from dataclasses import dataclass, field
 
 from services.ports.bus import Handler
 from services.ports.log import Committed, Record
-from services.ports.message_store import DedupKey, Head, InboxRow, MarkRow, MessageRow
+from services.ports.message_store import (
+    Activity,
+    ActivityPlace,
+    ActivityRow,
+    DedupKey,
+    Head,
+    InboxRow,
+    MarkRow,
+    MessageRow,
+)
 
 
 class Died(Exception):
@@ -35,6 +44,7 @@ class Disk:
     messages: defaultdict[str, dict[int, MessageRow]] = field(default_factory=lambda: defaultdict(dict))
     sent: dict[DedupKey, MessageRow] = field(default_factory=dict)
     inboxes: defaultdict[str, dict[int, InboxRow]] = field(default_factory=lambda: defaultdict(dict))
+    activity: dict[ActivityPlace, ActivityRow] = field(default_factory=dict)
     furthest: defaultdict[tuple[str, str, int], int] = field(default_factory=lambda: defaultdict(int))
     marks: dict[tuple[str, str], MarkRow] = field(default_factory=dict)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -200,7 +210,15 @@ class MemoryStore:
             heads[user_id] = Head(max(rows), rows[max(rows)].log_offset) if rows else Head(0, -1)
         return heads
 
-    async def put_inbox(self, rows: Sequence[InboxRow]) -> None:
+    async def put_inbox(self, rows: Sequence[InboxRow], activity: Sequence[ActivityRow] = ()) -> None:
+        await self._life.step("before put activity")
+        for item in activity:
+            place = (item.user_id, item.conversation_id)
+            known = self._disk.activity.get(place)
+            if known is not None and known.last_pos == item.last_pos and known != item:
+                raise RowChanged(item)
+            if known is None or known.last_pos < item.last_pos:
+                self._disk.activity[place] = item
         groups: defaultdict[str, list[InboxRow]] = defaultdict(list)
         for row in rows:
             groups[row.user_id].append(row)
@@ -215,6 +233,24 @@ class MemoryStore:
     async def read_inbox(self, user_id: str, after_pos: int, limit: int) -> Sequence[InboxRow]:
         await self._life.step("read_inbox")
         return [row for pos, row in sorted(self._disk.inboxes[user_id].items()) if pos > after_pos][:limit]
+
+    async def inbox_activity(self, places: Sequence[ActivityPlace]) -> Mapping[ActivityPlace, ActivityRow]:
+        await self._life.step("inbox_activity")
+        return {place: self._disk.activity[place] for place in places if place in self._disk.activity}
+
+    async def list_activity(self, user_id: str, before_pos: int, limit: int) -> Sequence[Activity]:
+        await self._life.step("list_activity")
+        rows = [row for row in self._disk.activity.values() if row.user_id == user_id and row.last_pos < before_pos]
+        rows.sort(key=lambda row: -row.last_pos)
+        none = MarkRow("", user_id, 0, 0)
+        return [
+            Activity(
+                row,
+                self._disk.marks.get((row.conversation_id, user_id), none).seen_seq,
+                self._disk.inboxes[user_id][row.last_pos].payload,
+            )
+            for row in rows[:limit]
+        ]
 
     async def merge_marks(self, marks: Sequence[MarkRow]) -> Sequence[MarkRow]:
         await self._life.step("merge_marks")

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
-_READY = re.compile(rb"hither is ready at (\S+)")
+_READY = re.compile(rb" ready at (\S+)")
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 15.0
 _HITHER = Path(sys.executable).with_name("hither")
@@ -132,12 +132,9 @@ class Apart(Server):
 
     async def start(self) -> None:
         """See Server."""
-        first = [self._services[1], self._edges[1]] if self._edges[0].address else [*self._services, *self._edges]
-        for process in first:
-            if process in self._edges:
-                await process.start_in_place()
-            else:
-                await process.start()
+        services, edges = (self._services[1:], self._edges[1:]) if self.urls[0] else (self._services, self._edges)
+        await asyncio.gather(*(process.start() for process in services))
+        await asyncio.gather(*(process.start_in_place() for process in edges))
 
     async def kill(self) -> None:
         """See Server."""

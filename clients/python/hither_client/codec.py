@@ -9,6 +9,7 @@ import msgspec
 from hither_client.models import (
     Ack,
     Connected,
+    ConversationsPage,
     Event,
     HistoryPage,
     MessageReceived,
@@ -68,7 +69,7 @@ class SyncPage:
     more: bool
 
 
-Body: TypeAlias = Event | Ack | HistoryPage | Ok | Pong | Reconnect | Refusal | SyncPage
+Body: TypeAlias = Event | Ack | ConversationsPage | HistoryPage | Ok | Pong | Reconnect | Refusal | SyncPage
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,5 +149,6 @@ _BODIES: Mapping[str, Callable[[bytes | str | msgspec.Raw], Body]] = {
     "pong": msgspec.json.Decoder(Pong).decode,
     "reconnect": msgspec.json.Decoder(Reconnect, strict=False).decode,
     "error": msgspec.json.Decoder(Refusal, strict=False).decode,
+    "conversations_page": msgspec.json.Decoder(ConversationsPage, strict=False).decode,
     "history_page": msgspec.json.Decoder(HistoryPage, strict=False).decode,
 }

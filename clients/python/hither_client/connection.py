@@ -22,14 +22,14 @@ from websockets.typing import Subprotocol
 from hither_client.codec import SUBPROTOCOL, UnreadableFrame, decode_frame
 from hither_client.cursor import CursorStore, MemoryCursorStore
 from hither_client.errors import ClientClosed, NoAnswer, ProtocolFailure, RequestFailed
-from hither_client.models import Ack, Connected, Content, Event, HistoryPage, place
+from hither_client.models import Ack, Connected, Content, ConversationsPage, Event, HistoryPage, place
 from hither_client.outbox import Request
 from hither_client.state import ClientSettings, ClientState, Phase, Reply
 
 TokenSource: TypeAlias = str | Callable[[], Awaitable[str]]
 """An access token, or a function that gets one: it is called before each connection, so that it may renew it."""
 
-_R = TypeVar("_R", Ack, HistoryPage)
+_R = TypeVar("_R", Ack, ConversationsPage, HistoryPage)
 
 _MAX_FRAME_BYTES = 16 * 2**20
 _BAD_TOKEN = 4100
@@ -219,6 +219,14 @@ class HitherClient:
         fields |= {"after_seq": str(after_seq)} if after_seq else {}
         fields |= {"page_token": page_token} if page_token else {}
         return _expect(await self._request("history", fields, timeout_s=timeout_s), HistoryPage)
+
+    async def inbox_conversations(
+        self, *, page_size: int = 50, page_token: str = "", timeout_s: float = 30.0
+    ) -> ConversationsPage:
+        """A page of the user's conversations, the last active first, with what is unread; at most 100."""
+        fields: dict[str, object] = {"page_size": page_size}
+        fields |= {"page_token": page_token} if page_token else {}
+        return _expect(await self._request("conversations", fields, timeout_s=timeout_s), ConversationsPage)
 
     def typing(self, conversation_id: str) -> None:
         """Tells the others that the user is typing. Dropped where there is no connection."""

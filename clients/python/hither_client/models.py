@@ -157,6 +157,24 @@ class HistoryPage:
 
 
 @dataclass(frozen=True, slots=True)
+class InboxConversation:
+    """A conversation as the inbox knows it: its newest message, and how many messages of others follow the seen mark `seen_seq`."""
+
+    conversation_id: str
+    last_message: Message
+    unread_count: int = 0
+    seen_seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationsPage:
+    """Conversations, the last active first; an empty token: there are no more pages."""
+
+    conversations: tuple[InboxConversation, ...] = ()
+    next_page_token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class User:
     """A person with an account."""
 

@@ -23,10 +23,20 @@ from hither_client.codec import (
 from hither_client.errors import RequestFailed, connection_ended, request_failed
 from hither_client.event_queue import EventQueue
 from hither_client.inbox import Inbox
-from hither_client.models import Ack, Connected, Disconnected, Event, HistoryPage, ServerError, Synced, place
+from hither_client.models import (
+    Ack,
+    Connected,
+    ConversationsPage,
+    Disconnected,
+    Event,
+    HistoryPage,
+    ServerError,
+    Synced,
+    place,
+)
 from hither_client.outbox import Outbox, Request
 
-Reply: TypeAlias = Ack | HistoryPage | Ok
+Reply: TypeAlias = Ack | ConversationsPage | HistoryPage | Ok
 
 _SYNC_PREFIX = "sync-"
 _BAD_TOKEN = 4100
@@ -238,7 +248,7 @@ class ClientState:
                 self.inbox.note_end(pos)
                 self._synced_pos = pos
                 self._hand_out([])
-            case Ack() | HistoryPage() | Ok() as reply:
+            case Ack() | ConversationsPage() | HistoryPage() | Ok() as reply:
                 if self.outbox.answered(frame.id):
                     self._answers.append((frame.id, reply))
             case Refusal() as refusal:

@@ -6,7 +6,7 @@ that it leads to is there and has it, an id whose message was never written find
 writes the same id and the same message.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cassandra.cluster import Session
@@ -16,7 +16,7 @@ from services.ports.message_store import DedupKey, Head, MessageRow
 from services.storage.cassandra.buckets import Buckets
 from services.storage.cassandra.engine import Engine, PartitionWrite, Statement
 from services.storage.cassandra.remembered import Remembered
-from services.storage.cassandra.rows import KEYS_A_STATEMENT, BucketedRows, Table, chunks
+from services.storage.cassandra.rows import KEYS_A_STATEMENT, BucketedRows, Place, Table, chunks
 
 _TABLE = Table("messages", MessageRow, ("conversation_id", "seq", "sender_id", "client_id", "log_offset", "payload"))
 _SENT_BYTES = 100
@@ -88,6 +88,10 @@ class Conversations:
         """See ConversationStore.read_messages."""
         read = self._rows.read_down if newest else self._rows.read_up
         return await read(conversation_id, after_seq, before_seq, limit)
+
+    async def at(self, places: Iterable[Place]) -> Mapping[Place, MessageRow]:
+        """The messages at these places."""
+        return await self._rows.at(places)
 
     async def _find(self, keys: Sequence[DedupKey]) -> dict[DedupKey, MessageRow]:
         asked = {_text(key): key for key in keys}

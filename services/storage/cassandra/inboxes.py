@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from cassandra.cluster import Session
 from cassandra.query import PreparedStatement
 
-from services.ports.message_store import Head, InboxRow
+from services.ports.message_store import ActivityPlace, ActivityRow, Head, InboxRow
+from services.storage.cassandra.activity import InboxActivity
 from services.storage.cassandra.buckets import Buckets
 from services.storage.cassandra.engine import Engine, Statement
 from services.storage.cassandra.rows import BucketedRows, Table
@@ -26,12 +27,14 @@ class Inboxes:
         self,
         engine: Engine,
         rows: BucketedRows[InboxRow],
+        activity: InboxActivity,
         buckets: Buckets,
         add_turns: PreparedStatement,
         select_turns: PreparedStatement,
     ) -> None:
         self._engine = engine
         self._rows = rows
+        self._activity = activity
         self._buckets = buckets
         self._add_turns = add_turns
         self._select_turns = select_turns
@@ -42,6 +45,7 @@ class Inboxes:
         return cls(
             engine,
             BucketedRows.prepare(engine, _TABLE, buckets, session, keyspace),
+            InboxActivity.prepare(engine, session, keyspace),
             buckets,
             session.prepare(
                 f"UPDATE {keyspace}.inbox USING TIMESTAMP ? SET turns = turns + ? WHERE user_id = ? AND bucket = ?"
@@ -55,9 +59,24 @@ class Inboxes:
         """See InboxStore.inbox_heads."""
         return await self._rows.heads(user_ids)
 
-    async def put(self, rows: Sequence[InboxRow]) -> None:
+    async def put(self, rows: Sequence[InboxRow], activity: Sequence[ActivityRow]) -> None:
         """See InboxStore.put_inbox."""
-        await self._rows.write(await self._rows.distinct(rows), self._turns)
+        distinct = await self._rows.distinct(rows)
+        if activity:  # first: who applies the log again writes the same, and then the rows
+            await self._engine.write(self._activity.writes(activity))
+        await self._rows.write(distinct, self._turns)
+
+    async def activity(self, places: Sequence[ActivityPlace]) -> Mapping[ActivityPlace, ActivityRow]:
+        """See InboxStore.inbox_activity."""
+        return await self._activity.at(places)
+
+    async def newest_activity(
+        self, user_id: str, before_pos: int, limit: int
+    ) -> list[tuple[ActivityRow, InboxRow | None]]:
+        """See InboxStore.list_activity: each with the inbox row that it ends with, unless that is only being written."""
+        newest = await self._activity.newest(user_id, before_pos, limit)
+        rows = await self._rows.at([(user_id, activity.last_pos) for activity in newest])
+        return [(activity, rows.get((user_id, activity.last_pos))) for activity in newest]
 
     async def read(self, user_id: str, after_pos: int, limit: int) -> Sequence[InboxRow]:
         """See InboxStore.read_inbox."""

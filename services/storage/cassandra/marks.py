@@ -5,7 +5,7 @@ Whoever deletes marks one day must give the deletion a timestamp of that kind to
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cassandra.cluster import Session
@@ -83,6 +83,11 @@ class Marks:
                 break
             after_user_id = marks[-1].user_id
         return marks
+
+    async def of_user(self, user_id: str, conversation_ids: Sequence[str]) -> Mapping[str, MarkRow]:
+        """The user's marks in these conversations, by conversation; one that is not found is not in the answer."""
+        found = await self._at([(conversation_id, user_id) for conversation_id in conversation_ids])
+        return {conversation_id: mark for (conversation_id, _), mark in found.items()}
 
     async def of_conversations(self, conversation_ids: Sequence[str], limit: int) -> list[MarkRow]:
         """Marks of all members, at most `limit`: those of the first conversation first, each in order of user id."""

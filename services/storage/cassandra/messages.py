@@ -4,7 +4,6 @@ A write that returned is in the commit log of a majority of the datacenter's rep
 have `commitlog_sync: batch` or `group`; of another setting the store warns when it is opened. So flush has nothing to wait for.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Self
@@ -13,20 +12,28 @@ import structlog
 from cassandra import InvalidRequest, Unauthorized
 from cassandra.cluster import Session
 
-from services.ports.message_store import DedupKey, Head, InboxRow, MarkRow, MessageRow
+from services.ports.message_store import (
+    Activity,
+    ActivityPlace,
+    ActivityRow,
+    DedupKey,
+    Head,
+    InboxRow,
+    MarkRow,
+    MessageRow,
+)
 from services.storage.cassandra.buckets import Buckets
 from services.storage.cassandra.conversations import Conversations
 from services.storage.cassandra.engine import Engine
 from services.storage.cassandra.inboxes import Inboxes
 from services.storage.cassandra.marks import Marks
-from services.storage.cassandra.schema import Keyspace, migrate
+from services.storage.cassandra.schema import Keyspace, checked_name, migrate
 
 PLACES_A_BUCKET = 10_000
 SENT_TTL_S = 30 * 24 * 3600
 _LEAST_SENT_TTL_S = 7 * 24 * 3600
 _MARKS_FOR_EACH = 10
 """recent_marks gives at most this many for each conversation asked for, on average."""
-_KEYSPACE_NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
 _SYNC_MODE = "SELECT value FROM system_views.settings WHERE name = 'commitlog_sync'"
 _SYNC_MODE_S = 5.0
 _log = structlog.get_logger(__name__)
@@ -62,13 +69,12 @@ class CassandraMessageStore:
         `keyspace` is a lower-case name; it is made, if need be, with `replication` copies in the datacenter. `sent_ttl_s` is at
         least 7 days. `places_a_bucket` must never change for a keyspace. Raises ValueError, SchemaTooNew, or Unavailable.
         """
-        if not _KEYSPACE_NAME.fullmatch(keyspace):
-            raise ValueError(f"{keyspace!r} cannot name a keyspace: lower-case letters, digits and underscores")
         if sent_ttl_s < _LEAST_SENT_TTL_S:
             raise ValueError("ids that were sent must be kept for at least 7 days")
+        place = Keyspace(checked_name(keyspace), replication)
         engine = await Engine.open(contact_points, port, datacenter)
         try:
-            await engine.run_blocking(partial(migrate, keyspace=Keyspace(keyspace, replication)))
+            await engine.run_blocking(partial(migrate, keyspace=place))
             await engine.run_blocking(_warn_unless_durable)
             buckets = Buckets(places_a_bucket)
             return cls(
@@ -110,15 +116,36 @@ class CassandraMessageStore:
         with self._engine.working():
             return await self._inboxes.heads(user_ids)
 
-    async def put_inbox(self, rows: Sequence[InboxRow]) -> None:
+    async def put_inbox(self, rows: Sequence[InboxRow], activity: Sequence[ActivityRow] = ()) -> None:
         """See InboxStore."""
         with self._engine.working():
-            await self._inboxes.put(rows)
+            await self._inboxes.put(rows, activity)
 
     async def read_inbox(self, user_id: str, after_pos: int, limit: int) -> Sequence[InboxRow]:
         """See InboxStore."""
         with self._engine.working():
             return await self._inboxes.read(user_id, after_pos, limit)
+
+    async def inbox_activity(self, places: Sequence[ActivityPlace]) -> Mapping[ActivityPlace, ActivityRow]:
+        """See InboxStore."""
+        with self._engine.working():
+            return await self._inboxes.activity(places)
+
+    async def list_activity(self, user_id: str, before_pos: int, limit: int) -> Sequence[Activity]:
+        """See InboxStore. Of a user with more than 20,000 conversations, some are not listed."""
+        with self._engine.working():
+            found = await self._inboxes.newest_activity(user_id, before_pos, limit) if limit > 0 else []
+            marks = await self._marks.of_user(user_id, [activity.conversation_id for activity, _ in found])
+            # An inbox row that is not there yet is the copy of a message that is.
+            sent = await self._conversations.at(
+                [(activity.conversation_id, activity.last_seq) for activity, row in found if row is None]
+            )
+            listed = []
+            for activity, inbox_row in found:
+                row = inbox_row or sent[activity.conversation_id, activity.last_seq]
+                mark = marks.get(activity.conversation_id)
+                listed.append(Activity(activity, mark.seen_seq if mark else 0, row.payload))
+            return listed
 
     async def merge_marks(self, marks: Sequence[MarkRow]) -> Sequence[MarkRow]:
         """See InboxStore."""

@@ -4,6 +4,7 @@ Steps are applied in order by whoever holds a lease in the keyspace; the others 
 crash in its midst, so each of its statements must be harmless then.
 """
 
+import re
 import time
 import uuid
 from dataclasses import dataclass
@@ -18,9 +19,11 @@ _LEASE_S = 60
 _WAIT_S = 90.0
 _SETTLE_S = 15.0
 _POLL_S = 0.2
+_KEYSPACE_NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
 _KEYSPACE_ID = uuid.UUID("5f0c9f4c-53b4-5d07-9d5b-6c6f0a5f3b7e")
 
-# See rows.py for buckets, conversations.py for "sent", inboxes.py for "turns", marks.py for its timestamps.
+# See rows.py for buckets, conversations.py for "sent", inboxes.py for "turns", marks.py and activity.py
+# for their timestamps. Conversations from before step 2 come into inbox_activity with their next message.
 STEPS: tuple[tuple[str, ...], ...] = (
     (
         """CREATE TABLE IF NOT EXISTS {keyspace}.messages (
@@ -39,6 +42,36 @@ STEPS: tuple[tuple[str, ...], ...] = (
             conversation_id text, user_id text, delivered_seq bigint, seen_seq bigint,
             PRIMARY KEY (conversation_id, user_id))""",
     ),
+    (
+        """CREATE TABLE IF NOT EXISTS {keyspace}.inbox_activity (
+            user_id text, conversation_id text, last_pos bigint, last_seq bigint, since_seq bigint,
+            own_seqs frozen<list<bigint>>, PRIMARY KEY (user_id, conversation_id))""",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """The history of some tables of a keyspace. `name` is where its version is kept, `steps[i]` take it from i to i + 1."""
+
+    name: str
+    steps: tuple[tuple[str, ...], ...]
+
+
+MESSAGES = Schema("version", STEPS)
+# A day runs out within a day: two windows of compaction for each, fourteen that live.
+HISTORY = Schema(
+    "history version",
+    (
+        (
+            """CREATE TABLE IF NOT EXISTS {keyspace}.location_history (
+                user_id text, day bigint, time_ms bigint, lat double, lng double, accuracy_m double,
+                PRIMARY KEY ((user_id, day), time_ms)) WITH CLUSTERING ORDER BY (time_ms DESC)
+                AND default_time_to_live = 604800 AND gc_grace_seconds = 86400
+                AND compaction = {{'class': 'TimeWindowCompactionStrategy', 'compaction_window_unit': 'HOURS',
+                'compaction_window_size': 12}}""",
+        ),
+    ),
 )
 
 
@@ -56,12 +89,19 @@ class Keyspace:
     replication: int
 
 
-def migrate(session: Session, keyspace: Keyspace) -> None:
+def checked_name(keyspace: str) -> str:
+    """The name, if it can be one. Raises ValueError."""
+    if not _KEYSPACE_NAME.fullmatch(keyspace):
+        raise ValueError(f"{keyspace!r} cannot name a keyspace: lower-case letters, digits and underscores")
+    return keyspace
+
+
+def migrate(session: Session, keyspace: Keyspace, schema: Schema = MESSAGES) -> None:
     """Makes what is missing. Blocks. Raises SchemaTooNew, Unavailable if another process does not finish, and the driver's errors."""
     end_s = time.monotonic() + _SETTLE_S
     while True:
         try:
-            return _make_what_is_missing(session, keyspace)
+            return _make_what_is_missing(session, keyspace, schema)
         except NoHostAvailable:
             # A node that is being told of a table by one process may know its name and not yet its id for another.
             if time.monotonic() > end_s:
@@ -69,18 +109,20 @@ def migrate(session: Session, keyspace: Keyspace) -> None:
             time.sleep(_POLL_S)
 
 
-def _make_what_is_missing(session: Session, keyspace: Keyspace) -> None:
-    if _version(session, keyspace) == len(STEPS):
+def _make_what_is_missing(session: Session, keyspace: Keyspace, schema: Schema) -> None:
+    if _version(session, keyspace, schema) == len(schema.steps):
         return
     _make_keyspace(session, keyspace)
     holder = uuid.uuid4()
     end_s = time.monotonic() + _WAIT_S
-    while (version := _version(session, keyspace)) != len(STEPS):
-        if version > len(STEPS):
-            raise SchemaTooNew(f"Keyspace {keyspace.name} has version {version}; this program knows {len(STEPS)}.")
+    while (version := _version(session, keyspace, schema)) != len(schema.steps):
+        if version > len(schema.steps):
+            raise SchemaTooNew(
+                f"Keyspace {keyspace.name} has {schema.name} {version}; this program knows {len(schema.steps)}."
+            )
         if _take_lease(session, keyspace, holder):
             try:
-                _apply(session, keyspace, _version(session, keyspace))
+                _apply(session, keyspace, schema, _version(session, keyspace, schema))
             finally:
                 _give_back_lease(session, keyspace, holder)
         elif time.monotonic() > end_s:
@@ -89,10 +131,10 @@ def _make_what_is_missing(session: Session, keyspace: Keyspace) -> None:
             time.sleep(_POLL_S)
 
 
-def _version(session: Session, keyspace: Keyspace) -> int:
+def _version(session: Session, keyspace: Keyspace, schema: Schema) -> int:
     try:
         rows = session.execute(
-            f"SELECT value FROM {keyspace.name}.hither_schema WHERE name = 'version'",
+            f"SELECT value FROM {keyspace.name}.hither_schema WHERE name = '{schema.name}'",
             timeout=_STATEMENT_S,
         )
     except (InvalidRequest, ConfigurationException):  # there is no such keyspace or table
@@ -126,12 +168,12 @@ def _take_lease(session: Session, keyspace: Keyspace, holder: uuid.UUID) -> bool
     return bool(taken.was_applied)
 
 
-def _apply(session: Session, keyspace: Keyspace, version: int) -> None:
-    for number, step in enumerate(STEPS[version:], version + 1):
+def _apply(session: Session, keyspace: Keyspace, schema: Schema, version: int) -> None:
+    for number, step in enumerate(schema.steps[version:], version + 1):
         for statement in step:
             session.execute(statement.format(keyspace=keyspace.name), timeout=_STATEMENT_S)
         session.execute(
-            f"UPDATE {keyspace.name}.hither_schema SET value = '{number}' WHERE name = 'version'",
+            f"UPDATE {keyspace.name}.hither_schema SET value = '{number}' WHERE name = '{schema.name}'",
             timeout=_STATEMENT_S,
         )
 

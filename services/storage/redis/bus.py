@@ -86,6 +86,8 @@ class RedisBus:
         """See Bus. May be called twice."""
         self._ended = True
         self._server.lost()
+        for confirmed in self._confirmed.values():
+            refuse(confirmed)
         self._topics.clear()
         self._confirmed.clear()
         if self._running is None:
@@ -139,3 +141,10 @@ def check_payload(payload: bytes) -> None:
 def closed() -> Unavailable:
     """What a caller gets of a bus that was closed, or ended by a bug."""
     return Unavailable("The bus is closed.", reason="ENGINE_DOWN")
+
+
+def refuse(confirmed: asyncio.Future[None]) -> None:
+    """Ends a wait that a bus will not fulfil any more."""
+    if not confirmed.done():
+        confirmed.set_exception(closed())
+        confirmed.exception()  # seen, also if nobody waits

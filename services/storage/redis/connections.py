@@ -9,6 +9,7 @@ USER:PASSWORD@ before the hosts is for the servers, not for the Sentinels. What 
 connection, such as ssl_ca_certs=FILE. rediss+sentinel and rediss+cluster speak TLS, to Sentinels too.
 """
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -127,6 +128,15 @@ def engine_errors() -> Iterator[None]:
 def away() -> Unavailable:
     """What a caller gets while the engine is away."""
     return Unavailable("Redis is away.", reason="ENGINE_DOWN", retry_after_s=1.0)
+
+
+def heed_cancellation() -> None:
+    """Ends a task that was cancelled while the driver was at work. What it waits with on Python 3.11 forgets a cancellation
+    that comes at the very moment in which the work is done, so an endless loop around the driver asks here in each round.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 class _SentinelPool(SentinelConnectionPool):

@@ -11,7 +11,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from services.storage.redis.connections import RedisSettings, away, pool_of
+from services.storage.redis.connections import RedisSettings, away, heed_cancellation, pool_of
 from services.storage.redis.metrics import BUGS, LINKS, LOSSES
 
 _log = structlog.get_logger(__name__)
@@ -101,6 +101,7 @@ class Listener:
             except* Exception:  # noqa: BLE001 - a bug must not leave the process deaf; the news that met it is gone
                 BUGS.inc()
                 _log.exception("bus_listener_failed")
+            heed_cancellation()
             self._failures += 1
             longest_s = min(_FIRST_PAUSE_S * 2 ** min(self._failures, 10), self._settings.reconnect_most_s)
             await asyncio.sleep(random.uniform(0, longest_s))  # noqa: S311 - who lost one server must not come back at once
@@ -151,6 +152,7 @@ class Listener:
 
     async def _write(self, link: _Link) -> None:
         while True:
+            heed_cancellation()
             await link.some_wait.wait()
             link.some_wait.clear()
             if link.is_quiet:

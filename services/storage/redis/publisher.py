@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from discovery.errors import HitherError, ResourceExhausted
-from services.storage.redis.connections import RedisSettings, away, pool_of
+from services.storage.redis.connections import RedisSettings, away, heed_cancellation, pool_of
 from services.storage.redis.metrics import BUGS
 
 _log = structlog.get_logger(__name__)
@@ -73,6 +73,7 @@ class Publisher:
     async def run(self) -> None:
         """Sends, until cancelled."""
         while True:
+            heed_cancellation()
             await self._some_wait.wait()
             batch = self._take()
             try:

@@ -1,4 +1,4 @@
-"""The message store on SQLite: conversations, inboxes and marks in one file.
+"""The message store on SQLite: conversations, inboxes and marks in one file. See activity_rows.py for the conversations of an inbox.
 
 Whatever gathers in one transaction is written table by table. Rows are checked against what stands in their place only
 when one of them was there already, which is after a crash or a change of owner.
@@ -14,7 +14,18 @@ from typing import Self, TypeVar
 import structlog
 
 from discovery.errors import HitherError
-from services.ports.message_store import DedupKey, Head, InboxRow, MarkRow, MessageRow, RowConflict
+from services.ports.message_store import (
+    Activity,
+    ActivityPlace,
+    ActivityRow,
+    DedupKey,
+    Head,
+    InboxRow,
+    MarkRow,
+    MessageRow,
+    RowConflict,
+)
+from services.storage.sqlite import activity_rows
 from services.storage.sqlite.database import Schema
 from services.storage.sqlite.keys import select_by_keys
 from services.storage.sqlite.readers import Readers
@@ -25,8 +36,6 @@ _ROW_BYTES = 256
 _MARKS_FOR_EACH = 10
 """recent_marks gives at most this many for each conversation asked for, on average."""
 
-# turn_pos is the place of the user's newest row of the conversation that follows one of another conversation: it orders
-# the user's conversations as their newest rows would, and stays as it is while one of them goes on.
 _SCHEMA = Schema(
     (
         (
@@ -47,6 +56,7 @@ _SCHEMA = Schema(
                 delivered_seq INTEGER NOT NULL, seen_seq INTEGER NOT NULL,
                 PRIMARY KEY (conversation_id, user_id)) WITHOUT ROWID""",
         ),
+        activity_rows.MIGRATION,
     )
 )
 
@@ -73,6 +83,7 @@ class _PutMessages:
 @dataclass(slots=True)
 class _PutInbox:
     rows: Sequence[InboxRow]
+    activity: Sequence[ActivityRow]
 
 
 @dataclass(slots=True)
@@ -127,16 +138,26 @@ class SqliteMessageStore:
         """See InboxStore."""
         return self._readers.look_up(partial(_select_heads, _INBOX_HEADS, user_ids))
 
-    async def put_inbox(self, rows: Sequence[InboxRow]) -> None:
+    async def put_inbox(self, rows: Sequence[InboxRow], activity: Sequence[ActivityRow] = ()) -> None:
         """See InboxStore."""
         if rows:
-            await self._writer.write(_PutInbox(rows), _weight(rows))
+            await self._writer.write(_PutInbox(rows, activity), _weight(rows) + _ROW_BYTES * len(activity))
 
     async def read_inbox(self, user_id: str, after_pos: int, limit: int) -> Sequence[InboxRow]:
         """See InboxStore."""
         if limit <= 0:
             return []
         return await self._readers.run(partial(_select_inbox, user_id, after_pos, limit))
+
+    async def inbox_activity(self, places: Sequence[ActivityPlace]) -> Mapping[ActivityPlace, ActivityRow]:
+        """See InboxStore."""
+        return self._readers.look_up(partial(activity_rows.select, places))
+
+    async def list_activity(self, user_id: str, before_pos: int, limit: int) -> Sequence[Activity]:
+        """See InboxStore."""
+        if limit <= 0:
+            return []
+        return await self._readers.run(partial(activity_rows.select_newest, user_id, before_pos, limit))
 
     async def merge_marks(self, marks: Sequence[MarkRow]) -> Sequence[MarkRow]:
         """See InboxStore."""
@@ -176,6 +197,7 @@ class _MessageApplier:
         """See Applier."""
         messages: list[MessageRow] = []
         inbox: list[InboxRow] = []
+        activity: list[ActivityRow] = []
         merges: list[_MergeMarks] = []
         for op in ops:
             match op:
@@ -183,12 +205,15 @@ class _MessageApplier:
                     messages.extend(op.rows)
                 case _PutInbox():
                     inbox.extend(op.rows)
+                    activity.extend(op.activity)
                 case _MergeMarks():
                     merges.append(op)
         if messages:
             _insert_messages(connection, messages)
         if inbox:
             _insert_inbox(connection, inbox)
+        if activity:
+            activity_rows.upsert(connection, activity)
         if merges:
             _merge_marks(connection, merges)
 
@@ -216,14 +241,6 @@ def _insert_inbox(connection: sqlite3.Connection, rows: list[InboxRow]) -> None:
     if inserted < len(rows):
         found = select_by_keys(connection, _INBOX_AT, [(r.user_id, r.pos) for r in rows])
         _check_same("inbox", rows, {InboxRow(*row) for row in found})  # type: ignore[arg-type] # columns in the fields' order
-    # Only a row whose conversation is not that of the row before it changes the order of the user's conversations.
-    before = {(r.user_id, r.pos + 1): r.conversation_id for r in rows}
-    connection.executemany(
-        """INSERT INTO inbox_conversations SELECT ?1, ?2, ?3
-            WHERE NOT EXISTS (SELECT 1 FROM inbox WHERE user_id = ?1 AND pos = ?3 - 1 AND conversation_id = ?2)
-            ON CONFLICT DO UPDATE SET turn_pos = max(turn_pos, excluded.turn_pos)""",
-        [(r.user_id, r.conversation_id, r.pos) for r in rows if before.get((r.user_id, r.pos)) != r.conversation_id],
-    )
 
 
 _Row = TypeVar("_Row", MessageRow, InboxRow)
@@ -316,10 +333,10 @@ def _select_marks(
 def _select_recent_marks(user_id: str, limit: int, connection: sqlite3.Connection) -> list[MarkRow]:
     rows = connection.execute(
         """SELECT m.* FROM (
-                SELECT conversation_id, turn_pos FROM inbox_conversations WHERE user_id = ?
-                ORDER BY turn_pos DESC LIMIT ?
+                SELECT conversation_id, last_pos FROM inbox_activity WHERE user_id = ?
+                ORDER BY last_pos DESC LIMIT ?
             ) newest CROSS JOIN marks m ON m.conversation_id = newest.conversation_id
-            ORDER BY newest.turn_pos DESC, m.user_id LIMIT ?""",
+            ORDER BY newest.last_pos DESC, m.user_id LIMIT ?""",
         (user_id, limit, limit * _MARKS_FOR_EACH),
     )
     return [MarkRow(*row) for row in rows.fetchall()]

@@ -5,36 +5,24 @@ that with the settings in its environment, and ends with it and its status. The 
 the servers stop.
 """
 
+import logging
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack
 from pathlib import Path
 
-from tests.support.apart import Servers
-from tests.support.servers.cassandra import CassandraServer
-from tests.support.servers.etcd import EtcdCluster
-from tests.support.servers.kafka import KafkaServer
-from tests.support.servers.postgresql import PostgresqlServer
+from tests.support.apart import running_servers
 from tests.support.servers.process import ServerFailed, ServerMissing
-from tests.support.servers.redis import RedisServer
 
 
 def main() -> int:
     """Runs the servers; returns the exit status."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with tempfile.TemporaryDirectory(prefix="hither-servers-") as name, ExitStack() as stack:
-        folder = Path(name)
-        try:
-            servers = Servers(
-                stack.enter_context(EtcdCluster(folder / "etcd")),
-                stack.enter_context(KafkaServer(folder / "kafka")),
-                stack.enter_context(CassandraServer(folder / "cassandra")),
-                stack.enter_context(PostgresqlServer()),
-                stack.enter_context(RedisServer(folder / "redis")),
-            )
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # says at each attempt that Kafka is not ready yet
+    try:
+        with tempfile.TemporaryDirectory(prefix="hither-servers-") as folder, running_servers(Path(folder)) as servers:
             settings = servers.settings()
             if command := sys.argv[1:]:
                 return subprocess.run(command, env={**os.environ, **settings}, check=False).returncode
@@ -42,11 +30,11 @@ def main() -> int:
                 print(f"export {key}='{value}'")
             print("# ready: Ctrl-C stops the servers and forgets their data", flush=True)
             signal.pause()
-        except KeyboardInterrupt:
-            return 0
-        except (ServerMissing, ServerFailed) as error:
-            print(error, file=sys.stderr)
-            return 1
+    except KeyboardInterrupt:
+        return 0
+    except (ServerMissing, ServerFailed) as error:
+        print(error, file=sys.stderr)
+        return 1
     return 0
 
 

@@ -85,6 +85,23 @@ class _Group:
         """Returns when they know each other, and have the roles that they want."""
 
 
+class BusServers(_Group):
+    """Three servers that know nothing of each other."""
+
+    def __init__(self, folder: Path) -> None:
+        self.servers = [RedisServer(folder / str(port), port=port) for port in _free_ports(3)]
+        super().__init__(self.servers)
+
+    def recover(self) -> None:
+        """Starts what a test ended, and has all forget everything."""
+        for server in self.servers:
+            server.resume()
+            if not server.answers():
+                server.kill()
+                server.start()
+            server.ask("FLUSHALL")
+
+
 class SentinelSet(_Group):
     """A primary and a replica that take turns, and three Sentinels, which notice within a second that the primary is away."""
 

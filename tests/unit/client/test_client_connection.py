@@ -133,6 +133,30 @@ async def test_a_refusal_is_raised_by_its_reason(edge: FakeEdge) -> None:
     await client.close()
 
 
+async def test_conversations_are_listed_with_their_last_message_and_what_is_unread(edge: FakeEdge) -> None:
+    client = new_client(edge)
+    peer = await opened(edge, client)
+    listing = asyncio.create_task(client.inbox_conversations(page_size=2, page_token="t1"))
+
+    asked = await peer.expect("conversations")
+    listed = {
+        "conversation_id": "d.1",
+        "last_message": message_frame(7)["message"],
+        "unread_count": "3",
+        "seen_seq": "4",
+    }
+    await peer.send(
+        {"type": "conversations_page", "id": asked["id"], "conversations": [listed], "next_page_token": "t2"}
+    )
+
+    page = await within(listing)
+    assert (asked["page_size"], asked["page_token"]) == (2, "t1")
+    assert [(item.conversation_id, item.unread_count, item.seen_seq) for item in page.conversations] == [("d.1", 3, 4)]
+    assert (page.conversations[0].last_message.seq, page.conversations[0].last_message.text) == (7, "hi")
+    assert page.next_page_token == "t2"
+    await client.close()
+
+
 async def test_a_send_that_gets_no_answer_in_time_says_so(edge: FakeEdge) -> None:
     client = new_client(edge)
     await opened(edge, client)

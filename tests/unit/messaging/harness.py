@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from hither.messaging.v1 import messaging_pb2, records_pb2
 from services.delivery import UserEvent
 from services.messaging import conversation_projection, inbox_projection
+from services.messaging.activity import RecentActivity, follow
 from services.messaging.conversation_projection import ConversationProjection
 from services.messaging.inbox_log import InboxLog
 from services.messaging.inbox_projection import InboxProjection
@@ -97,17 +98,28 @@ class World:
     async def run(self, life: Life, batch_records: int = 512) -> None:
         """Runs one process until it is cancelled or dies; anything else that ends it is raised."""
         settings = MessagingSettings(commit_interval_s=0, batch_records=batch_records)
+        recent_activity = RecentActivity(10)
         log, store, clock = MemoryLog(self.disk, life), MemoryStore(self.disk, life), ManualClock()
         try:
             async with asyncio.TaskGroup() as group:
                 for number in range(PARTITIONS):
                     status = Status("conversations", number)
                     conversations = ConversationProjection(
-                        log, store, InboxLog(log).append, partition_of, self.outcomes.extend, status, clock, settings
+                        log,
+                        store,
+                        InboxLog(log).append,
+                        partition_of,
+                        lambda _: None,
+                        self.outcomes.extend,
+                        status,
+                        clock,
+                        settings,
                     )
                     group.create_task(conversations.run())
                     status = Status("inboxes", number)
-                    inboxes = InboxProjection(log, store, self.teller, lambda _: None, status, clock, settings)
+                    inboxes = InboxProjection(
+                        log, store, self.teller, lambda _: None, recent_activity, status, clock, settings
+                    )
                     group.create_task(inboxes.run())
         except* Died:
             pass
@@ -160,9 +172,19 @@ def check_exactly_once(world: World) -> None:
         first = firsts[row.conversation_id, row.sender_id, row.client_id].message
         assert (message.seq, message.message_id, message.text) == (row.seq, first.message_id, first.text)
     _check_inboxes(world, firsts)
+    _check_activity(world)
     for outcome in world.outcomes:
         row = world.disk.sent[outcome.key]
         assert outcome.message.SerializeToString() == row.payload, "an ack is not what history says"
+
+
+def _check_activity(world: World) -> None:
+    """What is stored of each conversation of each inbox is what its rows make of it from the first on."""
+    for user_id, inbox in world.disk.inboxes.items():
+        rows = [row for _, row in sorted(inbox.items())]
+        expected = {(item.user_id, item.conversation_id): item for item in follow({}, rows)}
+        stored = {place: item for place, item in world.disk.activity.items() if place[0] == user_id}
+        assert stored == expected, f"the conversations of {user_id} are not what the inbox makes of them"
 
 
 def _check_inboxes(world: World, firsts: dict[DedupKey, records_pb2.AcceptedMessage]) -> None:

@@ -8,11 +8,14 @@ from discovery.errors import InvalidArgument, PermissionDenied
 from hither.messaging.v1 import messaging_pb2
 from hither.messaging.v1 import messaging_service_pb2 as pb
 from services.delivery import UserEvent
+from services.messaging.activity import follow
 from services.messaging.history import History
 from services.messaging.marks import Marks
 from services.messaging.membership import Members, Memberships
+from services.messaging.reading import ConversationReads
 from services.messaging.settings import MessagingSettings
 from services.messaging.signals import Signals
+from services.messaging.tails import Tails
 from services.ports.message_store import InboxRow, MarkRow, MessageRow
 from tests.support.clock import ManualClock
 from tests.support.memory_ports import Disk, Life, MemoryStore
@@ -38,7 +41,8 @@ class Library:
         self.events: list[UserEvent] = []
         memberships = Memberships(resolve, ManualClock(), settings)
         self.signals = Signals(self, most=100)
-        self.history = History(self.store, memberships, settings)
+        reads = ConversationReads(self.store, self.store.conversation_heads, Tails(100, 1_000_000))
+        self.history = History(reads, self.store, memberships, settings)
         self.marks = Marks(self.store, memberships, self.signals)
 
     async def to_users(self, events: Sequence[UserEvent]) -> frozenset[str]:
@@ -55,7 +59,9 @@ class Library:
             row = MessageRow(conversation_id, seq, "ben", f"c{seq}", seq, payload)
             self.disk.messages[conversation_id][seq] = row
             pos = len(self.disk.inboxes[reader]) + 1
-            self.disk.inboxes[reader][pos] = InboxRow(reader, pos, pos, conversation_id, seq, "ben", payload)
+            inbox_row = InboxRow(reader, pos, pos, conversation_id, seq, "ben", payload)
+            self.disk.inboxes[reader][pos] = inbox_row
+            (self.disk.activity[reader, conversation_id],) = follow(self.disk.activity, [inbox_row])
 
     async def page(self, **fields: object) -> tuple[list[int], str]:
         request = pb.ListMessagesRequest(conversation_id="g.1", **fields)  # type: ignore[arg-type]
@@ -196,3 +202,33 @@ async def test_typing_tells_the_others_the_newest_only(library: Library) -> None
 async def test_typing_where_one_is_blocked_is_refused(library: Library) -> None:
     with pytest.raises(PermissionDenied):
         await library.marks.typing("d.blocked", "ann")
+
+
+async def test_conversations_are_paged_from_the_last_active_one_on_with_what_is_unread(library: Library) -> None:
+    library.fill("g.2", 2)
+    library.fill("g.3", 4)
+    library.disk.marks["g.3", "ann"] = MarkRow("g.3", "ann", 4, 3)
+    library.disk.marks["g.1", "ann"] = MarkRow("g.1", "ann", 7, 7)
+
+    first = await library.history.list_conversations(pb.ListInboxConversationsRequest(user_id="ann", page_size=2))
+    last = await library.history.list_conversations(
+        pb.ListInboxConversationsRequest(user_id="ann", page_size=2, page_token=first.next_page_token)
+    )
+
+    listed = [
+        (item.conversation_id, item.last_message.seq, item.unread_count, item.seen_seq)
+        for item in [*first.conversations, *last.conversations]
+    ]
+    assert listed == [("g.3", 4, 1, 3), ("g.2", 2, 2, 0), ("g.1", 7, 0, 7)]
+    assert [len(page.conversations) for page in (first, last)] == [2, 1]
+    assert last.next_page_token == ""
+
+
+async def test_a_token_of_another_user_lists_no_conversations(library: Library) -> None:
+    library.fill("g.2", 2)
+    page = await library.history.list_conversations(pb.ListInboxConversationsRequest(user_id="ann", page_size=1))
+
+    with pytest.raises(InvalidArgument):
+        await library.history.list_conversations(
+            pb.ListInboxConversationsRequest(user_id="ben", page_token=page.next_page_token)
+        )

@@ -67,6 +67,16 @@ class Town:
     def was_told(self, pos: int) -> bool:
         return ("message", pos) in self.mesh.received(7)
 
+    async def history(self, reader: str = "ben") -> list[str]:
+        serve_call(Call("ListMessages", Caller(Role.USER, reader, "phone"), time.monotonic() + 5.0, "trace"))
+        page = await self.messaging.servicer.ListMessages(pb.ListMessagesRequest(conversation_id="d.1"), None)
+        return [message.text for message in page.messages]
+
+    async def conversations(self, user_id: str) -> list[tuple[str, str, int]]:
+        request = pb.ListInboxConversationsRequest(user_id=user_id)
+        page = await self.messaging.servicer.ListInboxConversations(request, None)
+        return [(one.conversation_id, one.last_message.text, one.unread_count) for one in page.conversations]
+
     async def inbox(self, user_id: str) -> list[tuple[int, str]]:
         page = await self.messaging.servicer.SyncInbox(pb.SyncInboxRequest(user_id=user_id), None)
         return [(event.pos, event.message.message.text) for event in page.events]
@@ -125,6 +135,32 @@ async def test_who_has_no_live_device_is_handed_to_push_but_never_the_sender(tow
 
     pushed = [record for (topic, _), records in disk.records.items() if topic == "push" for record in records]
     assert len(pushed) == 1
+
+
+async def test_what_is_sent_after_a_first_look_at_the_history_is_there_without_reading_rows_again(
+    town: Town, life: Life
+) -> None:
+    await town.send("one", "c1")
+    assert await town.history() == ["one"]
+    await town.send("two", "c2")
+    del life.trace[:]
+
+    assert await town.history() == ["one", "two"]
+    assert "read_messages" not in life.trace
+
+
+async def test_a_conversation_is_listed_with_what_others_sent_since_it_was_read(town: Town, disk: Disk) -> None:
+    for number in (1, 2, 3):
+        await town.send(f"m{number}", f"c{number}")
+    await town.send("mine", "c4", sender="ben")
+    await disk.until(lambda: disk.settled("inboxes", "inbox"))
+    assert await town.conversations("ben") == [("d.1", "mine", 3)]
+
+    serve_call(Call("MarkRead", Caller(Role.USER, "ben", "phone"), time.monotonic() + 5.0, "trace"))
+    await town.messaging.servicer.MarkRead(pb.MarkReadRequest(conversation_id="d.1", seq=2), None)
+
+    assert await town.conversations("ben") == [("d.1", "mine", 1)]
+    assert await town.conversations("ann") == [("d.1", "mine", 1)]
 
 
 @pytest.mark.parametrize("remembered", [0, 100])

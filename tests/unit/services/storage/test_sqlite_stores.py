@@ -1,17 +1,21 @@
 import asyncio
+from dataclasses import astuple
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 from discovery.errors import Internal, Unavailable
+from services.messaging.activity import follow
 from services.ports.device_store import CursorMove, DeviceRow
 from services.ports.log import Committed, Record
-from services.storage.sqlite import messages
+from services.ports.message_store import InboxRow
+from services.storage.sqlite import activity_rows, messages
 from services.storage.sqlite.database import Schema, open_writer
 from services.storage.sqlite.devices import SqliteDeviceStore
 from services.storage.sqlite.keys import select_by_keys
 from services.storage.sqlite.log import SqliteLog
+from services.storage.sqlite.messages import SqliteMessageStore
 
 
 async def test_an_operation_that_fails_beside_appends_leaves_their_offsets_without_a_gap(tmp_path: Path) -> None:
@@ -128,6 +132,7 @@ async def test_device_operations_that_share_a_commit_keep_their_order(tmp_path: 
         (messages._INBOX_AT, 2),
         (messages._INBOX_HEADS, 1),
         (messages._MARKS_AT, 2),
+        (activity_rows._AT, 2),
     ],
 )
 def test_a_query_by_keys_seeks_and_never_scans_a_table(tmp_path: Path, query: str, width: int) -> None:
@@ -136,6 +141,36 @@ def test_a_query_by_keys_seeks_and_never_scans_a_table(tmp_path: Path, query: st
     plan = [str(row[3]) for row in select_by_keys(connection, f"EXPLAIN QUERY PLAN {query}", [("x",) * width] * 3)]
 
     scanned = {step for step in plan if step.startswith("SCAN") and "CONSTANT" not in step and "column" not in step}
-    assert {step.split()[1] for step in scanned} & {"m", "i", "messages", "inbox", "marks"} == set()
+    assert {step.split()[1] for step in scanned} & {
+        "m",
+        "i",
+        "a",
+        "messages",
+        "inbox",
+        "marks",
+        "inbox_activity",
+    } == set()
     assert any("USING" in step and step.startswith("SEARCH") for step in plan)
     connection.close()
+
+
+async def test_a_file_from_before_knows_the_conversations_of_its_inboxes_after_it_is_opened(tmp_path: Path) -> None:
+    names = [*"ab" * 40, *"a" * 10]
+    seqs = {"a": 0, "b": 100}
+    rows = []
+    for pos, name in enumerate(names, 1):
+        seqs[name] += 6 if (name, seqs[name]) == ("b", 120) else 1  # the user was away for some of them
+        sender_id = "bob" if pos % 4 else "ann"
+        rows.append(InboxRow("bob", pos, pos, name, seqs[name], sender_id, b""))
+    old = open_writer(tmp_path / "m.db", Schema(messages._SCHEMA.steps[:1]))
+    old.executemany("INSERT INTO inbox VALUES (?, ?, ?, ?, ?, ?, ?)", [astuple(row) for row in rows])
+    old.execute("INSERT INTO inbox_conversations VALUES ('bob', 'a', 1)")
+    old.close()
+
+    store = await SqliteMessageStore.open(tmp_path / "m.db")
+
+    expected = {(item.user_id, item.conversation_id): item for item in follow({}, rows)}
+    assert await store.inbox_activity([("bob", "a"), ("bob", "b")]) == expected
+    assert len(expected["bob", "a"].own_seqs) == 32
+    assert expected["bob", "b"].since_seq == 126
+    await store.close()

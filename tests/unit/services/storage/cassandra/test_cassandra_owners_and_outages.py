@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from discovery.errors import Unavailable
-from services.ports.message_store import Head, InboxRow, MarkRow, MessageRow, RowConflict
+from services.ports.message_store import Activity, ActivityRow, Head, InboxRow, MarkRow, MessageRow, RowConflict
 from services.storage.cassandra.messages import CassandraMessageStore
 from tests.support.servers.cassandra import CassandraServer
 from tests.unit.services.storage.cassandra.conftest import OpenStore
@@ -31,6 +31,27 @@ async def test_two_owners_write_the_same_rows_at_once_without_conflict(open_stor
 
     assert await stores[0].read_messages("c", 0, 99, 99, newest=False) == rows
     assert await stores[1].read_inbox("bob", 0, 99) == inbox
+
+
+async def test_what_a_late_owner_says_of_a_conversation_does_not_replace_what_its_successor_said(
+    open_store: OpenStore,
+) -> None:
+    late, successor = await open_store(), await open_store()
+    rows = [InboxRow("bob", pos, 7, "c", pos, "ann", b"") for pos in range(1, 10)]
+    await successor.put_inbox(rows, [ActivityRow("bob", "c", 9, 9, 1, (3, 4))])
+
+    await late.put_inbox(rows[:5], [ActivityRow("bob", "c", 5, 5, 1, (3, 4))])
+
+    assert await late.inbox_activity([("bob", "c")]) == {("bob", "c"): ActivityRow("bob", "c", 9, 9, 1, (3, 4))}
+
+
+async def test_a_conversation_whose_inbox_row_is_not_there_yet_is_listed_with_the_message_itself(
+    store: CassandraMessageStore,
+) -> None:
+    await store.put_messages([message(1, payload=b"first"), message(2, payload=b"second")])
+    await store.put_inbox([InboxRow("bob", 1, 7, "c", 1, "ann", b"first")], [ActivityRow("bob", "c", 2, 2, 1, ())])
+
+    assert await store.list_activity("bob", 99, 10) == [Activity(ActivityRow("bob", "c", 2, 2, 1, ()), 0, b"second")]
 
 
 async def test_an_owner_that_wakes_up_with_other_rows_than_its_successors_is_refused(open_store: OpenStore) -> None:

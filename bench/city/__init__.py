@@ -1,0 +1,1 @@
+"""A simulated city, in which friends want to know who of them is near."""
