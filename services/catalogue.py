@@ -80,7 +80,8 @@ async def _messaging(wiring: Wiring) -> Service:
 
 async def _presence(wiring: Wiring) -> Service:
     cache, bus = await wiring.engines.cache(), await wiring.engines.bus()
-    return Presence(wiring.mesh, cache, bus, wiring.clock, wiring.config.presence)
+    privacy = await wiring.engines.privacy()
+    return Presence(wiring.mesh, cache, bus, privacy, wiring.clock, wiring.config.presence)
 
 
 async def _location(_wiring: Wiring) -> Service:

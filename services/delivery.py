@@ -44,7 +44,7 @@ class UserEvent:
     `type` is a field of hither.edge.v1.Event and `payload` the serialised message of that field. `pos` is the place in
     the user's inbox, zero if it has none. An event with a `conflation_key` may be replaced by a later one of that key.
     `traceparent` is the W3C trace context that it comes out of, empty if that is not sampled; of equal events for one edge
-    the first one's counts.
+    the first one's counts. Only the connections of `device_ids` get it, where they are given.
     """
 
     user_id: str
@@ -53,6 +53,7 @@ class UserEvent:
     pos: int = 0
     conflation_key: str = ""
     traceparent: str = ""
+    device_ids: frozenset[str] | None = None
 
 
 @dataclass(slots=True)
@@ -122,6 +123,8 @@ class Delivery:
         batches: defaultdict[str, _EdgeBatch] = defaultdict(_EdgeBatch)
         for event in events:
             for connection in connections.get(event.user_id, ()):
+                if event.device_ids is not None and connection.device_id not in event.device_ids:
+                    continue
                 batches[connection.edge_id].add(event, connection)
         reached: set[str] = set()
         gone: list[sessions_pb2.Connection] = []

@@ -1,6 +1,6 @@
 """Friends: what a user does about another, as one transaction."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from services.directory import friendship
 from services.directory.changes import News
@@ -55,6 +55,15 @@ async def _act(tables: Tables, news: News, action: Action, user_id: str, other_i
         return
     await tables.friendships.put_pair(user_id, other_id, after, now_ms)
     news.standing_changed(user_id, other_id)
+
+
+async def find_blocked(tables: Tables, user_id: str, other_ids: Sequence[str]) -> list[str]:
+    """Those of the others, in their order, who have blocked the user or whom the user has blocked."""
+    return [
+        other_id
+        for other_id in other_ids
+        if other_id != user_id and friendship.is_blocked(await tables.friendships.pair(user_id, other_id))
+    ]
 
 
 async def _check_exist(tables: Tables, user_ids: Collection[str]) -> None:

@@ -239,6 +239,11 @@ class DirectoryServicer(DirectoryServiceServicer):
         )
         return pb.ListFriendIdsResponse(friend_ids=found)
 
+    async def FindBlocks(self, request: pb.FindBlocksRequest, context: object) -> pb.FindBlocksResponse:
+        """See the contract."""
+        found = await self._store.read(lambda tables: friends.find_blocked(tables, request.user_id, request.other_ids))
+        return pb.FindBlocksResponse(blocked_ids=found)
+
     async def _once(
         self, key: AnswerKey, request: Message, kind: type[M], make: Callable[[Tables, News], Awaitable[M]]
     ) -> M:

@@ -63,8 +63,10 @@ class PrivacyStore(Protocol):
     async def privacy(self, user_ids: Collection[str]) -> Mapping[str, PrivacyRow]:
         """The rows of the users (at most 1,000 ids); every asked id is in the answer."""
 
-    async def put_privacy(self, row: PrivacyRow) -> int:
-        """Replaces the user's row, whose `version` is not looked at; returns the new version."""
+    async def put_privacy(self, row: PrivacyRow, expected_version: int | None = None) -> int:
+        """Replaces the user's row, whose own `version` is not looked at; returns the new version. Who changes only part of what
+        was read names the version that was read: raises discovery.errors.Aborted, and nothing is done, if there is another.
+        """
 
     async def put_grant(self, grant: GrantRow, most: int) -> int | None:
         """Makes or replaces the grant; returns the owner's new version. None, and nothing done, if the owner would then have

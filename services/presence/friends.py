@@ -1,4 +1,4 @@
-"""Keeping local users' friends up to date: asked of the directory when a user comes, and again when it says that they changed.
+"""Keeping local users' circles up to date: asked of the directory when a user comes, and again when it says that they changed.
 
 News that two users stand to each other in another way severs them at once, and only a fresh answer of the directory brings
 them together again; an answer that was on its way when the news came is thrown away. News that were lost are made up
@@ -7,21 +7,29 @@ for by asking again: when the Bus says that there may have been some, and from t
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import structlog
 from prometheus_client import Counter
 
 from discovery.clock import Clock
-from discovery.errors import HitherError
+from discovery.errors import HitherError, Unavailable
+from services.presence.folding import Folding
 from services.presence.settings import PresenceSettings
 from services.presence.telling import Telling
-from services.presence.watching import Watching
+from services.presence.watching import Circle, Watching
 
 CHANGES_TOPIC = "directory.changes"
+_BLOCKS_AT_ONCE = 200
 
 AskFriends = Callable[[str], Awaitable[Sequence[str]]]
 """The accepted friends of a user, from the directory."""
+AskBlocks = Callable[[str, Sequence[str]], Awaitable[Collection[str]]]
+"""Those of at most 200 others with whom a user has a block, in either direction, from the directory."""
+Recall = Callable[[Sequence[str]], Awaitable[None]]
+"""Finds out whom the devices of users watched before they came to this owner."""
 
 _failures = Counter(
     "hither_presence_friends_failures", "Times that a user's friends could not be asked for or followed."
@@ -29,20 +37,32 @@ _failures = Counter(
 _log = structlog.get_logger("hither.presence")
 
 
+@dataclass(slots=True, eq=False)
+class _Question:
+    """A question about a user that is on its way, and whether news have overtaken it."""
+
+    user_id: str
+    is_stale: bool = False
+
+
 class Friends:
-    """Follows the friends of the users who are here (`is_here`), and of nobody else."""
+    """Follows the circles of the users who are here (as `folding` says), and of nobody else."""
 
     def __init__(
         self,
         ask: AskFriends,
-        is_here: Callable[[str], bool],
+        ask_blocks: AskBlocks,
+        recall: Recall,
+        folding: Folding,
         watching: Watching,
         telling: Telling,
         clock: Clock,
         settings: PresenceSettings,
     ) -> None:
         self._ask = ask
-        self._is_here = is_here
+        self._ask_blocks = ask_blocks
+        self._recall = recall
+        self._folding = folding
         self._watching = watching
         self._telling = telling
         self._clock = clock
@@ -53,13 +73,23 @@ class Friends:
         """Users to ask for again after a failure, soonest first."""
         self._asked: OrderedDict[str, float] = OrderedDict()
         """When each local user was asked for last, longest ago first."""
+        self._ungreeted: set[str] = set()
+        """Users who are to be greeted as soon as their friends are known."""
+        self._questions: set[_Question] = set()
         self._wake = asyncio.Event()
 
     def arrived(self, user_id: str) -> None:
         """A device of the user has connected."""
-        if self._watching.knows(user_id):
+        if self._watching.knows(user_id) and user_id not in self._ungreeted:
             self._telling.greet(user_id)
+            self.narrowed(user_id)
         else:
+            self._ungreeted.add(user_id)
+            self._ask_soon(user_id)
+
+    def narrowed(self, user_id: str) -> None:
+        """A device of the user came or went: if others named users, who is followed may change."""
+        if self._watching.knows(user_id) and self._watching.is_narrow(user_id):
             self._ask_soon(user_id)
 
     def left(self, user_id: str) -> None:
@@ -67,6 +97,7 @@ class Friends:
         self._watching.forget(user_id)
         self._due.pop(user_id, None)
         self._asked.pop(user_id, None)
+        self._ungreeted.discard(user_id)
         self._wake.set()
 
     def changed(self, topic: str, payload: bytes) -> None:
@@ -75,8 +106,9 @@ class Friends:
             match line.split(" "):
                 case ["friends", one, other]:
                     self._watching.sever(one, other)
+                    self._make_stale({one, other})
                     for user_id in (one, other):
-                        if self._is_here(user_id):
+                        if self._folding.is_here(user_id):
                             self._ask_soon(user_id)
 
     def missed(self, _topic: str) -> None:
@@ -84,6 +116,24 @@ class Friends:
         self._due.update(dict.fromkeys(self._asked))
         self._asked.clear()
         self._wake.set()
+
+    async def follow_now(self, user_id: str) -> None:
+        """Follows whom the devices of a user who is here want to follow, and asks the directory only for what is not known
+        yet. Raises what the directory and the Bus raise, and Unavailable if friendships keep changing or the user has gone.
+        """
+        for _ in range(self._settings.asks_most):
+            with self._question(user_id) as question:
+                circle = self._watching.circle(user_id)
+                friend_ids = circle.friend_ids
+                if not self._watching.knows(user_id):
+                    friend_ids = frozenset(await self._ask(user_id))
+                circle = await self._with_strangers(user_id, friend_ids, circle.stranger_ids)
+                async with self._watching.changing, asyncio.timeout(self._settings.engine_timeout_s):
+                    await self._watching.subscribe(user_id, circle)
+                    if self._folding.is_here(user_id) and not question.is_stale:
+                        self._watching.follow(user_id, circle)
+                        return
+        raise Unavailable("Who the user's friends are keeps changing.")
 
     async def run(self) -> None:
         """Works until cancelled."""
@@ -103,12 +153,12 @@ class Friends:
             users = list(self._due)[: self._settings.friends_at_once]
             for user_id in users:
                 del self._due[user_id]
+            await self._recall([user_id for user_id in users if user_id in self._ungreeted])
             async with asyncio.TaskGroup() as group:
-                asked = [group.create_task(self._friends_of(user_id)) for user_id in users]
-            for user_id, answer in zip(users, asked, strict=True):
-                await self._follow(user_id, answer.result())
+                for user_id in users:
+                    group.create_task(self._renew(user_id))
         try:
-            async with asyncio.timeout(self._settings.engine_timeout_s):
+            async with self._watching.changing, asyncio.timeout(self._settings.engine_timeout_s):
                 await self._watching.close_idle()
         except (HitherError, TimeoutError) as error:
             _log.warning("unsubscribing.failed", error=str(error))
@@ -129,31 +179,26 @@ class Friends:
             del self._asked[user_id]
             self._due[user_id] = None
 
-    async def _friends_of(self, user_id: str) -> Sequence[str] | None:
-        if not self._is_here(user_id):
-            return None
-        try:
-            return await self._ask(user_id)
-        except HitherError as error:
-            self._failed(user_id, error)
-            return None
+    async def _renew(self, user_id: str) -> None:
+        """Asks for all of the user's circle and follows it, unless something has changed meanwhile: then it is due again."""
+        if not self._folding.is_here(user_id):
+            return
+        with self._question(user_id) as question:
+            try:
+                circle = await self._with_strangers(user_id, frozenset(await self._ask(user_id)), frozenset())
+                async with self._watching.changing, asyncio.timeout(self._settings.engine_timeout_s):
+                    await self._watching.subscribe(user_id, circle)
+                    if not question.is_stale and self._folding.is_here(user_id):
+                        self._follow(user_id, circle)
+            except (HitherError, TimeoutError) as error:
+                self._failed(user_id, error)
 
-    async def _follow(self, user_id: str, friend_ids: Sequence[str] | None) -> None:
-        if friend_ids is None:
-            return
-        try:
-            async with asyncio.timeout(self._settings.engine_timeout_s):
-                await self._watching.subscribe(friend_ids)
-        except (HitherError, TimeoutError) as error:
-            self._failed(user_id, error)
-            return
-        if user_id in self._due or not self._is_here(user_id):
-            return  # something has changed since the directory was asked
-        is_new = not self._watching.knows(user_id)
-        added = self._watching.follow(user_id, friend_ids)
+    def _follow(self, user_id: str, circle: Circle) -> None:
+        added = self._watching.follow(user_id, circle)
         self._asked[user_id] = self._clock.monotonic_s()
         self._asked.move_to_end(user_id)
-        if is_new:
+        if user_id in self._ungreeted:
+            self._ungreeted.discard(user_id)
             self._telling.greet(user_id)
             return
         self._telling.introduce(user_id, added)
@@ -161,6 +206,29 @@ class Friends:
             # Where the friend's own answer came first, this user was not to be told of then.
             if self._watching.follows(friend_id, user_id):
                 self._telling.introduce(friend_id, (user_id,))
+
+    async def _with_strangers(self, user_id: str, friend_ids: frozenset[str], allowed_ids: frozenset[str]) -> Circle:
+        """The circle of these friends, and of the strangers whom the user's devices name: those of `allowed_ids` without asking."""
+        named = frozenset().union(*(ids for ids in self._folding.interests(user_id).values() if ids))
+        strangers = (named - friend_ids) & allowed_ids
+        unknown = sorted(named - friend_ids - allowed_ids)
+        for start in range(0, len(unknown), _BLOCKS_AT_ONCE):
+            chunk = unknown[start : start + _BLOCKS_AT_ONCE]
+            strangers |= frozenset(chunk).difference(await self._ask_blocks(user_id, chunk))
+        return Circle(friend_ids, strangers)
+
+    @contextmanager
+    def _question(self, user_id: str) -> Iterator[_Question]:
+        question = _Question(user_id)
+        self._questions.add(question)
+        try:
+            yield question
+        finally:
+            self._questions.discard(question)
+
+    def _make_stale(self, user_ids: Collection[str]) -> None:
+        for question in self._questions:
+            question.is_stale = question.is_stale or question.user_id in user_ids
 
     def _failed(self, user_id: str, error: Exception) -> None:
         _failures.inc()

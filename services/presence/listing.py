@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from hither.presence.v1.presence_pb2 import PresenceEvent
 from services.paging import decode_token, encode_token
 from services.presence.records import Records, is_there
+from services.presence.visibility import Relation, view
 
 Place = tuple[bool, str]
 """Where a friend stands on the list: who is there comes first, then in order of user id."""
@@ -25,7 +26,8 @@ class Listing:
         """
         list_name = f"friend-presence/{user_id}"
         after = decode_token(list_name, token, 2)
-        events = await self._records.read(await self._ask(user_id))
+        records = await self._records.read(await self._ask(user_id))
+        events = [view(record, Relation.FRIEND) for record in records]
         if after is not None:
             last = (after[0] == "absent", after[1])
             events = [event for event in events if _place(event) > last]

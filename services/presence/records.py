@@ -1,17 +1,20 @@
 """What is known of users' presence beyond this process: a record each in the Cache, and the words of the contract for it.
 
-The record at `presence:<user>` is the serialised PresenceEvent that friends were told last. That of a user who is there
-runs out unless it is renewed; that of a user who is not keeps the time the user was last seen for much longer.
+The record at `presence:<user>` is the serialised PresenceRecord that was published last: all of it, and who may see it.
+That of a user who is there runs out unless it is renewed; that of a user who is not keeps the time the user was last seen
+for much longer. At `presence-watch:<user>` stands whom each of the user's connections watches, for the next owner.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from hither.presence.v1.presence_pb2 import PresenceEvent, PresenceStatus
+from hither.presence.v1.presence_pb2 import PresenceEvent, PresenceRecord, PresenceStatus, PresenceWatch
 from services.ports.cache import Cache
-from services.presence.folding import Presence, Status
+from services.presence.folding import Presence, Status, Told
 from services.presence.settings import PresenceSettings
+from services.presence.visibility import hidden
 
 _PREFIX = "presence:"
+_WATCH_PREFIX = "presence-watch:"
 _OFFLINE = PresenceStatus.PRESENCE_STATUS_OFFLINE
 
 
@@ -27,10 +30,15 @@ def user_of(topic: str) -> str:
 
 def event_of(presence: Presence) -> PresenceEvent:
     """The presence as the contract says it."""
-    event = PresenceEvent(user_id=presence.user_id, status=presence.status.value)
+    event = PresenceEvent(user_id=presence.user_id, status=presence.status.value, text=presence.text)
     if presence.last_seen_ms:
         event.last_seen.FromMilliseconds(presence.last_seen_ms)
     return event
+
+
+def told_of(record: PresenceRecord) -> Told:
+    """What the record says was told."""
+    return Told(Status(record.event.status), record.event.text)
 
 
 def is_there(event: PresenceEvent) -> bool:
@@ -38,9 +46,9 @@ def is_there(event: PresenceEvent) -> bool:
     return event.status != _OFFLINE
 
 
-def is_recorded(event: PresenceEvent) -> bool:
-    """Whether there was a record of it: those of users who are not there say since when."""
-    return is_there(event) or event.HasField("last_seen")
+def is_recorded(record: PresenceRecord) -> bool:
+    """Whether there was a record: each says who may see it."""
+    return record.HasField("privacy")
 
 
 class Records:
@@ -50,28 +58,37 @@ class Records:
         self._cache = cache
         self._settings = settings
 
-    async def read(self, user_ids: Sequence[str]) -> list[PresenceEvent]:
-        """What was told of the users last, in their order; OFFLINE without a time for users without a record."""
+    async def read(self, user_ids: Sequence[str]) -> list[PresenceRecord]:
+        """What was told of the users last, in their order; OFFLINE without a time and for nobody for users without a record."""
+        if not user_ids:
+            return []
         values = await self._cache.get([_PREFIX + user_id for user_id in user_ids])
         return [
-            PresenceEvent(user_id=user_id, status=_OFFLINE) if value is None else PresenceEvent.FromString(value)
+            PresenceRecord(event=hidden(user_id)) if value is None else PresenceRecord.FromString(value)
             for user_id, value in zip(user_ids, values, strict=True)
         ]
 
-    async def told(self, user_ids: Sequence[str]) -> Mapping[str, Status]:
-        """The status of each user that was told last."""
-        if not user_ids:
-            return {}
-        return {event.user_id: Status(event.status) for event in await self.read(user_ids)}
-
-    async def write(self, presences: Iterable[Presence]) -> None:
+    async def write(self, records: Iterable[PresenceRecord]) -> None:
         """Writes or renews records."""
         here: dict[str, bytes] = {}
         gone: dict[str, bytes] = {}
-        for presence in presences:
-            records = gone if presence.status is Status.OFFLINE else here
-            records[_PREFIX + presence.user_id] = event_of(presence).SerializeToString()
+        for record in records:
+            records_of_its_kind = here if is_there(record.event) else gone
+            records_of_its_kind[_PREFIX + record.event.user_id] = record.SerializeToString()
         if here:
             await self._cache.set(here, self._settings.record_ttl_s)
         if gone:
             await self._cache.set(gone, self._settings.last_seen_ttl_s)
+
+    async def keep_watch(self, user_id: str, device_id: str, watch: PresenceWatch) -> None:
+        """Keeps whom the device's connection watches; watching nobody in particular is forgotten."""
+        if watch.user_ids:
+            payload = watch.SerializeToString()
+            await self._cache.put_field(_WATCH_PREFIX + user_id, device_id, payload, self._settings.watch_ttl_s)
+        else:
+            await self._cache.delete_field(_WATCH_PREFIX + user_id, device_id)
+
+    async def watches(self, user_ids: Sequence[str]) -> Sequence[Mapping[str, PresenceWatch]]:
+        """Whom each of the users' devices watched last, by device, in order of the users; the connection may be gone."""
+        found = await self._cache.fields([_WATCH_PREFIX + user_id for user_id in user_ids])
+        return [{device: PresenceWatch.FromString(value) for device, value in watches.items()} for watches in found]

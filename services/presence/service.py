@@ -6,7 +6,7 @@ users who follow. `friends` keeps up to date who may follow whom.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 
 import structlog
@@ -14,16 +14,19 @@ import structlog
 from discovery.clock import Clock
 from discovery.errors import HitherError
 from discovery.mesh import Mesh
-from hither.directory.v1.directory_service_pb2 import ListFriendIdsRequest
+from hither.directory.v1.directory_service_pb2 import FindBlocksRequest, ListFriendIdsRequest
 from hither.directory.v1.directory_service_pb2_grpc import DirectoryServiceStub
 from hither.sessions.v1.sessions_service_pb2 import LookupConnectionsRequest
 from hither.sessions.v1.sessions_service_pb2_grpc import SessionsServiceStub
 from services.delivery import Delivery
 from services.ports.bus import Bus, Subscription
 from services.ports.cache import Cache
+from services.ports.privacy_store import PrivacyStore
 from services.presence.folding import Folding, Link
 from services.presence.friends import CHANGES_TOPIC, Friends
+from services.presence.interest import Interests, Remembered
 from services.presence.listing import Listing
+from services.presence.privacy import PRIVACY_TOPIC, Privacy
 from services.presence.publishing import Publishing
 from services.presence.records import Records
 from services.presence.servicer import PresenceServicer
@@ -44,6 +47,7 @@ class Presence:
         mesh: Mesh,
         cache: Cache,
         bus: Bus,
+        privacy_store: PrivacyStore,
         clock: Clock,
         settings: PresenceSettings = PresenceSettings(),  # noqa: B008 - frozen
     ) -> None:
@@ -53,16 +57,29 @@ class Presence:
         self._directory = mesh.stub(DirectoryServiceStub)
         self._sessions = mesh.stub(SessionsServiceStub)
         records = Records(cache, settings)
-        folding = Folding(settings.device_lifetime_s, settings.gather_s, settings.most_devices)
-        self._watching = Watching(bus, self._take_news, self._take_gap, settings.most_followed)
-        self._telling = Telling(records, Delivery(mesh), self._watching, clock, settings)
-        self._friends = Friends(self._friends_of, folding.is_here, self._watching, self._telling, clock, settings)
-        self._publishing = Publishing(folding, records, bus, self._friends, self._find_link, clock, settings)
-        self.servicer = PresenceServicer(self._publishing, Listing(self._friends_of, records), settings)
+        folding = Folding(
+            settings.device_lifetime_s, settings.gather_s, settings.offline_after_s, settings.most_devices
+        )
+        watching = Watching(bus, self._take_news, self._take_gap, folding.interests, settings.most_followed)
+        self._watching = watching
+        self._telling = Telling(records, Delivery(mesh), watching, clock, settings)
+        recall = Remembered(records, folding, settings).recall
+        ask = (self._friends_of, self._blocks_of, recall)
+        self._friends = Friends(*ask, folding, watching, self._telling, clock, settings)
+        self._privacy = Privacy(privacy_store, records, bus, folding.is_here, settings)
+        self._publishing = Publishing(
+            folding, records, self._privacy, bus, self._friends, self._find_link, clock, settings
+        )
+        interests = Interests(
+            self._publishing.connected, folding, records, self._friends, watching, self._telling, settings
+        )
+        listing = Listing(self._friends_of, records)
+        self.servicer = PresenceServicer(self._publishing, interests, self._privacy, listing, settings)
 
     async def run(self) -> None:
         """Works in the background until cancelled; ends with an ExceptionGroup if part of the work dies."""
         changes = await self._bus.subscribe(CHANGES_TOPIC, self._friends.changed, self._friends.missed)
+        rules = await self._bus.subscribe(PRIVACY_TOPIC, self._privacy.take_announcement)
         try:
             async with asyncio.TaskGroup() as work:
                 work.create_task(self._publishing.run(), name="presence-publishing")
@@ -70,12 +87,13 @@ class Presence:
                 work.create_task(self._telling.run(), name="presence-telling")
                 work.create_task(self._follow_ownership(), name="presence-ownership")
         finally:
-            await self._unsubscribe(changes)
+            await self._unsubscribe(changes, rules)
 
-    async def _unsubscribe(self, changes: Subscription) -> None:
+    async def _unsubscribe(self, *subscriptions: Subscription) -> None:
         try:
             async with asyncio.timeout(self._settings.engine_timeout_s):
-                await changes.close()
+                for subscription in subscriptions:
+                    await subscription.close()
                 await self._watching.close()
         except (HitherError, TimeoutError) as error:  # the bus is away, and the subscriptions with it
             _log.warning("unsubscribing.failed", error=str(error))
@@ -97,6 +115,11 @@ class Presence:
         request = ListFriendIdsRequest(user_id=user_id)
         response = await self._directory.ListFriendIds(request, timeout=self._settings.friends_timeout_s)
         return response.friend_ids
+
+    async def _blocks_of(self, user_id: str, other_ids: Sequence[str]) -> Collection[str]:
+        request = FindBlocksRequest(user_id=user_id, other_ids=other_ids)
+        response = await self._directory.FindBlocks(request, timeout=self._settings.friends_timeout_s)
+        return response.blocked_ids
 
     async def _find_link(self, user_id: str, device_id: str) -> Link | None:
         request = LookupConnectionsRequest(user_ids=[user_id])

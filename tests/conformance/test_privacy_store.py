@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from discovery.errors import Unavailable
+from discovery.errors import Aborted, Unavailable
 from services.ports.privacy_store import Audience, GrantRow, Precision, PrivacyRow, PrivacyStore
 from tests.conformance.conftest import PrivacyStoreRig
 
@@ -53,6 +53,26 @@ async def test_each_change_raises_the_version_by_one_and_the_same_row_twice_is_t
     assert versions == [1, 2, 3, 4, 5, 6]
     assert await privacy_store.privacy(["ann"]) == {"ann": PrivacyRow("ann", version=6)}
     assert await version_of(privacy_store, "bob") == 0
+
+
+async def test_a_put_on_another_version_than_was_read_changes_nothing(privacy_store: PrivacyStore) -> None:
+    assert await privacy_store.put_privacy(PrivacyRow("ann"), 0) == 1
+    await privacy_store.put_grant(grant("ann", "bob"), 10)
+
+    with pytest.raises(Aborted):
+        await privacy_store.put_privacy(CLOSED, 1)
+
+    assert await privacy_store.privacy(["ann"]) == {"ann": PrivacyRow("ann", version=2)}
+    assert await privacy_store.put_privacy(CLOSED, 2) == 3
+
+
+async def test_of_puts_on_one_version_at_once_one_is_done(privacy_store: PrivacyStore) -> None:
+    puts = [privacy_store.put_privacy(CLOSED, 0) for _ in range(10)]
+
+    outcomes = await asyncio.gather(*puts, return_exceptions=True)
+
+    assert sum(outcome == 1 for outcome in outcomes) == 1
+    assert sum(isinstance(outcome, Aborted) for outcome in outcomes) == 9
 
 
 async def test_puts_at_once_are_counted_one_after_the_other(privacy_store: PrivacyStore) -> None:

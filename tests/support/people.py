@@ -47,6 +47,12 @@ class Person:
         assert answer.status_code == 200, answer.text
         return answer.json()  # type: ignore[no-any-return]
 
+    async def put(self, path: str, body: object) -> Frame:
+        """A PUT that must succeed."""
+        answer = await self.request("PUT", path, body)
+        assert answer.status_code == 200, answer.text
+        return answer.json()  # type: ignore[no-any-return]
+
     async def get(self, path: str, **query: Any) -> Frame:
         """A GET that must succeed."""
         answer = await self.request("GET", path, **query)
@@ -126,6 +132,14 @@ class Line:
                 if fits(received):
                     return received
                 self._kept.append(received)
+
+    def passed_over(self, type_: str, **fields: Any) -> list[Frame]:
+        """The kept frames of the type with these fields: what has come and no wait has taken."""
+        return [
+            frame
+            for frame in self._kept
+            if frame["type"] == type_ and all(frame.get(key) == value for key, value in fields.items())
+        ]
 
     async def texts(self, count: int) -> list[str]:
         """The texts of the next messages, in the order in which they came."""

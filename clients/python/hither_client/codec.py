@@ -16,6 +16,7 @@ from hither_client.models import (
     MessageStatus,
     OtherEvent,
     PresenceChanged,
+    Presences,
     Synced,
     Typing,
 )
@@ -69,7 +70,7 @@ class SyncPage:
     more: bool
 
 
-Body: TypeAlias = Event | Ack | ConversationsPage | HistoryPage | Ok | Pong | Reconnect | Refusal | SyncPage
+Body: TypeAlias = Event | Ack | ConversationsPage | HistoryPage | Presences | Ok | Pong | Reconnect | Refusal | SyncPage
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,5 +151,6 @@ _BODIES: Mapping[str, Callable[[bytes | str | msgspec.Raw], Body]] = {
     "reconnect": msgspec.json.Decoder(Reconnect, strict=False).decode,
     "error": msgspec.json.Decoder(Refusal, strict=False).decode,
     "conversations_page": msgspec.json.Decoder(ConversationsPage, strict=False).decode,
+    "presences": msgspec.json.Decoder(Presences, strict=False).decode,
     "history_page": msgspec.json.Decoder(HistoryPage, strict=False).decode,
 }

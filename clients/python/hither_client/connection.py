@@ -22,14 +22,24 @@ from websockets.typing import Subprotocol
 from hither_client.codec import SUBPROTOCOL, UnreadableFrame, decode_frame
 from hither_client.cursor import CursorStore, MemoryCursorStore
 from hither_client.errors import ClientClosed, NoAnswer, ProtocolFailure, RequestFailed
-from hither_client.models import Ack, Connected, Content, ConversationsPage, Event, HistoryPage, place
+from hither_client.models import (
+    Ack,
+    Connected,
+    Content,
+    ConversationsPage,
+    Event,
+    HistoryPage,
+    PresenceChanged,
+    Presences,
+    place,
+)
 from hither_client.outbox import Request
 from hither_client.state import ClientSettings, ClientState, Phase, Reply
 
 TokenSource: TypeAlias = str | Callable[[], Awaitable[str]]
 """An access token, or a function that gets one: it is called before each connection, so that it may renew it."""
 
-_R = TypeVar("_R", Ack, ConversationsPage, HistoryPage)
+_R = TypeVar("_R", Ack, ConversationsPage, HistoryPage, Presences)
 
 _MAX_FRAME_BYTES = 16 * 2**20
 _BAD_TOKEN = 4100
@@ -199,9 +209,22 @@ class HitherClient:
         """The user has read the conversation up to `seq`."""
         await self._request("mark_read", {"conversation_id": conversation_id, "seq": str(seq)}, timeout_s=timeout_s)
 
-    async def set_presence(self, status: Literal["ONLINE", "AWAY"], *, timeout_s: float = 30.0) -> None:
-        """The device is in use, or in the background."""
-        await self._request("set_presence", {"status": status}, timeout_s=timeout_s)
+    async def set_presence(
+        self, status: Literal["ONLINE", "AWAY"], text: str | None = None, *, timeout_s: float = 30.0
+    ) -> None:
+        """The device is in use, or in the background; and, if given, what the user says of it (at most 100 characters; empty:
+        nothing any more). Holds for the present connection: to be said again after a `Connected`.
+        """
+        fields: dict[str, object] = {"status": status}
+        fields |= {} if text is None else {"text": text}
+        await self._request("set_presence", fields, timeout_s=timeout_s)
+
+    async def watch_presence(self, user_ids: Sequence[str], *, timeout_s: float = 30.0) -> Sequence[PresenceChanged]:
+        """Narrows the news of presence to these users (at most 200), who need not be friends, and returns how they are; with
+        none, news of all friends come. Holds for the present connection: to be said again after a `Connected`.
+        """
+        reply = await self._request("watch_presence", {"user_ids": list(user_ids)}, timeout_s=timeout_s)
+        return _expect(reply, Presences).presences
 
     async def history(
         self,

@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 
 MessageState: TypeAlias = Literal["SENT", "DELIVERED", "SEEN"]
 Presence: TypeAlias = Literal["ONLINE", "AWAY", "OFFLINE"]
+Audience: TypeAlias = Literal["NOBODY", "FRIENDS", "EVERYONE"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +77,29 @@ class Typing:
 
 @dataclass(frozen=True, slots=True)
 class PresenceChanged:
-    """A friend's presence changed. `last_seen` is absent while the friend is connected, or hides it."""
+    """A user's presence, as it became or as it is. `last_seen` is absent while the user is connected, or hides it; `text` is
+    what the user says of it.
+    """
 
     user_id: str
     status: str
     last_seen: datetime | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Presences:
+    """How the watched users are, by user id. OFFLINE: not there, not to be known, or no such user."""
+
+    presences: tuple[PresenceChanged, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Privacy:
+    """Who may know the user's presence, and who may know when the user was last seen."""
+
+    presence: Audience
+    last_seen: Audience
 
 
 @dataclass(frozen=True, slots=True)

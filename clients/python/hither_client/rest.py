@@ -8,7 +8,19 @@ import httpx
 import msgspec
 
 from hither_client.errors import NoAnswer, RequestFailed, request_failed
-from hither_client.models import Ack, Content, Conversation, Friendship, HistoryPage, Message, Tokens, User
+from hither_client.models import (
+    Ack,
+    Audience,
+    Content,
+    Conversation,
+    Friendship,
+    HistoryPage,
+    Message,
+    PresenceChanged,
+    Privacy,
+    Tokens,
+    User,
+)
 
 _T = TypeVar("_T")
 
@@ -103,6 +115,28 @@ class RestClient:
     async def unblock(self, user_id: str) -> None:
         """Takes a block back."""
         await self._call("DELETE", f"/blocks/{user_id}", _Nothing)
+
+    # Presence
+
+    async def presence(self) -> Sequence[PresenceChanged]:
+        """How all friends are, those who are there first."""
+        friends: list[PresenceChanged] = []
+        token = ""
+        while True:
+            page = await self._call("GET", "/presence", _PresenceAnswer, query=_paging(token))
+            friends += page.friends
+            if not (token := page.next_page_token):
+                return friends
+
+    async def privacy(self) -> Privacy:
+        """Who may know the caller's presence."""
+        return (await self._call("GET", "/settings/privacy", _PrivacyAnswer)).privacy
+
+    async def update_privacy(self, *, presence: Audience | None = None, last_seen: Audience | None = None) -> Privacy:
+        """Changes what is given, at once; returns what holds now."""
+        body = {"presence": presence, "last_seen": last_seen}
+        given = {name: audience for name, audience in body.items() if audience is not None}
+        return (await self._call("PUT", "/settings/privacy", _PrivacyAnswer, given)).privacy
 
     # Conversations
 
@@ -202,6 +236,15 @@ class _FriendAnswer(msgspec.Struct):
 class _FriendsAnswer(msgspec.Struct):
     friendships: list[Friendship] = []
     next_page_token: str = ""
+
+
+class _PresenceAnswer(msgspec.Struct):
+    friends: list[PresenceChanged] = []
+    next_page_token: str = ""
+
+
+class _PrivacyAnswer(msgspec.Struct):
+    privacy: Privacy
 
 
 class _ConversationAnswer(msgspec.Struct):

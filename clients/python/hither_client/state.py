@@ -30,13 +30,14 @@ from hither_client.models import (
     Disconnected,
     Event,
     HistoryPage,
+    Presences,
     ServerError,
     Synced,
     place,
 )
 from hither_client.outbox import Outbox, Request
 
-Reply: TypeAlias = Ack | ConversationsPage | HistoryPage | Ok
+Reply: TypeAlias = Ack | ConversationsPage | HistoryPage | Presences | Ok
 
 _SYNC_PREFIX = "sync-"
 _BAD_TOKEN = 4100
@@ -248,7 +249,7 @@ class ClientState:
                 self.inbox.note_end(pos)
                 self._synced_pos = pos
                 self._hand_out([])
-            case Ack() | ConversationsPage() | HistoryPage() | Ok() as reply:
+            case Ack() | ConversationsPage() | HistoryPage() | Presences() | Ok() as reply:
                 if self.outbox.answered(frame.id):
                     self._answers.append((frame.id, reply))
             case Refusal() as refusal:

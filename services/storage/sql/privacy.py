@@ -117,16 +117,16 @@ class SqlPrivacyStore:
             )
         return found
 
-    async def put_privacy(self, row: PrivacyRow) -> int:
+    async def put_privacy(self, row: PrivacyRow, expected_version: int | None = None) -> int:
         """See PrivacyStore."""
 
-        async def put(tables: Statements) -> int:
+        async def put(tables: Statements) -> int | None:
             version: int = await tables.scalar(_PUT, _values(row))
-            return version
+            return version if expected_version in (None, version - 1) else None
 
         version = await self._write(put)
         if version is None:
-            raise Internal("The privacy store's database made no row.")
+            raise Aborted("The user's privacy was changed by somebody else.")
         return version
 
     async def put_grant(self, grant: GrantRow, most: int) -> int | None:

@@ -1,16 +1,24 @@
 """Presence over its embedded engines: users with friends, edges that report and remember, a clock that stands still."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import cast
 
 import pytest
 
-from discovery.errors import Unavailable
-from hither.directory.v1.directory_service_pb2 import ListFriendIdsRequest, ListFriendIdsResponse
+from discovery.errors import Aborted, Unavailable
+from hither.directory.v1.directory_service_pb2 import (
+    FindBlocksRequest,
+    FindBlocksResponse,
+    ListFriendIdsRequest,
+    ListFriendIdsResponse,
+)
 from hither.presence.v1 import presence_service_pb2 as pb
-from hither.presence.v1.presence_pb2 import PresenceEvent, PresenceStatus
+from hither.presence.v1.presence_pb2 import PresenceAudience, PresenceEvent, PresenceStatus
 from hither.sessions.v1.sessions_pb2 import Connection
 from hither.sessions.v1.sessions_service_pb2 import LookupConnectionsRequest, LookupConnectionsResponse
+from services.ports.privacy_store import PrivacyRow, PrivacyStore
 from services.presence.service import Presence
 from services.presence.settings import PresenceSettings
 from services.storage.memory.bus import MemoryBus
@@ -21,7 +29,12 @@ from tests.support.mesh import FakeMesh
 ONLINE = PresenceStatus.PRESENCE_STATUS_ONLINE
 AWAY = PresenceStatus.PRESENCE_STATUS_AWAY
 OFFLINE = PresenceStatus.PRESENCE_STATUS_OFFLINE
+NOBODY = PresenceAudience.PRESENCE_AUDIENCE_NOBODY
+FRIENDS = PresenceAudience.PRESENCE_AUDIENCE_FRIENDS
+EVERYONE = PresenceAudience.PRESENCE_AUDIENCE_EVERYONE
 GATHER_S = 1.0
+SETTINGS = PresenceSettings(offline_after_s=GATHER_S)
+"""Who has gone is told of as soon as anything else."""
 Told = tuple[str, str, int]
 """Who was told, of whom, and which status."""
 
@@ -32,7 +45,16 @@ class FakeDirectory:
     def __init__(self) -> None:
         self.friends: defaultdict[str, set[str]] = defaultdict(set)
         self.asked: list[str] = []
+        self.blocks: set[frozenset[str]] = set()
+        self.blocks_asked: list[str] = []
         self.is_down = False
+
+    async def FindBlocks(self, request: FindBlocksRequest, context: object) -> FindBlocksResponse:
+        self.blocks_asked += request.other_ids
+        if self.is_down:
+            raise Unavailable("away")
+        blocked = [other for other in request.other_ids if frozenset({request.user_id, other}) in self.blocks]
+        return FindBlocksResponse(blocked_ids=blocked)
 
     async def ListFriendIds(self, request: ListFriendIdsRequest, context: object) -> ListFriendIdsResponse:
         self.asked.append(request.user_id)
@@ -54,6 +76,26 @@ class FakeSessions:
 
     async def RemoveConnections(self, request: object, context: object) -> None:
         """Nothing is gone here."""
+
+
+class FakePrivacyStore:
+    """The part of services.ports.privacy_store.PrivacyStore that presence uses; can be away."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, PrivacyRow] = {}
+        self.is_down = False
+
+    async def privacy(self, user_ids: Collection[str]) -> Mapping[str, PrivacyRow]:
+        if self.is_down:
+            raise Unavailable("away")
+        return {user_id: self.rows.get(user_id, PrivacyRow(user_id)) for user_id in user_ids}
+
+    async def put_privacy(self, row: PrivacyRow, expected_version: int | None = None) -> int:
+        before = (await self.privacy([row.user_id]))[row.user_id]
+        if expected_version not in (None, before.version):
+            raise Aborted("another version")
+        self.rows[row.user_id] = replace(row, version=before.version + 1)
+        return before.version + 1
 
 
 class CountingBus(MemoryBus):
@@ -111,6 +153,7 @@ class World:
         self.cache = CountingCache(self.clock)
         self.bus = CountingBus()
         self.directory = FakeDirectory()
+        self.privacy = FakePrivacyStore()
         self.sessions = FakeSessions()
         self.mesh = FakeMesh()
         self.mesh.serve(self.directory)
@@ -125,6 +168,11 @@ class World:
     def part(self, one: str, other: str) -> None:
         self.directory.friends[one].discard(other)
         self.directory.friends[other].discard(one)
+
+    async def block(self, one: str, other: str) -> None:
+        self.part(one, other)
+        self.directory.blocks.add(frozenset({one, other}))
+        await self.announce(one, other)
 
     async def announce(self, one: str, other: str) -> None:
         await self.bus.publish("directory.changes", f"friends {one} {other}".encode())
@@ -150,15 +198,17 @@ class World:
 class Desk:
     """One instance of presence, called as edges and clients do; `settle` does all that is due."""
 
-    def __init__(self, world: World, settings: PresenceSettings) -> None:
+    def __init__(self, world: World, settings: PresenceSettings = SETTINGS) -> None:
         self.world = world
-        self.presence = Presence(world.mesh.mesh, world.cache, world.bus, world.clock, settings)
+        store = cast("PrivacyStore", world.privacy)
+        self.presence = Presence(world.mesh.mesh, world.cache, world.bus, store, world.clock, settings)
         self.servicer = self.presence.servicer
 
     async def start(self) -> None:
         """The part of run() that is not settle()."""
         friends = self.presence._friends
         await self.world.bus.subscribe("directory.changes", friends.changed, friends.missed)
+        await self.world.bus.subscribe("presence.privacy", self.presence._privacy.take_announcement)
 
     async def report(self, *reports: pb.DeviceReport) -> None:
         await self.servicer.ReportDevices(pb.ReportDevicesRequest(reports=reports), None)
@@ -181,9 +231,24 @@ class Desk:
         gone.connected = False
         await self.report(gone)
 
-    async def set_presence(self, user_id: str, status: PresenceStatus.ValueType, device_id: str = "phone") -> None:
-        request = pb.SetPresenceRequest(user_id=user_id, device_id=device_id, status=status)
+    async def set_presence(
+        self, user_id: str, status: PresenceStatus.ValueType, device_id: str = "phone", text: str | None = None
+    ) -> None:
+        request = pb.SetPresenceRequest(user_id=user_id, device_id=device_id, status=status, text=text)
         await self.servicer.SetPresence(request, None)
+
+    async def watch(self, user_id: str, *watched_ids: str, device_id: str = "phone") -> list[pb.FriendPresence]:
+        request = pb.WatchPresenceRequest(user_id=user_id, device_id=device_id, user_ids=watched_ids)
+        return list((await self.servicer.WatchPresence(request, None)).presences)
+
+    async def let_know(
+        self,
+        user_id: str,
+        presence: PresenceAudience.ValueType = PresenceAudience.PRESENCE_AUDIENCE_UNSPECIFIED,
+        last_seen: PresenceAudience.ValueType = PresenceAudience.PRESENCE_AUDIENCE_UNSPECIFIED,
+    ) -> None:
+        request = pb.UpdatePrivacyRequest(user_id=user_id, presence=presence, last_seen=last_seen)
+        await self.servicer.UpdatePrivacy(request, None)
 
     async def friends_of(self, user_id: str, page_size: int = 0, page_token: str = "") -> pb.ListFriendPresenceResponse:
         request = pb.ListFriendPresenceRequest(user_id=user_id, page_size=page_size, page_token=page_token)
@@ -216,6 +281,6 @@ def world() -> World:
 
 @pytest.fixture
 async def desk(world: World) -> Desk:
-    desk = Desk(world, PresenceSettings())
+    desk = Desk(world)
     await desk.start()
     return desk

@@ -83,11 +83,11 @@ async def test_nobody_is_followed_for_a_user_who_went(desk: Desk, world: World) 
 
     await desk.disconnect(ann)
     await desk.gather()
-    assert world.bus.topics() == {"directory.changes", "presence:ann", "presence:carol"}
+    assert world.bus.topics() == {"directory.changes", "presence.privacy", "presence:ann", "presence:carol"}
 
     await desk.disconnect(bob)
     await desk.gather()
-    assert world.bus.topics() == {"directory.changes"}
+    assert world.bus.topics() == {"directory.changes", "presence.privacy"}
 
 
 async def test_a_new_friend_is_told_the_present_status_and_followed(desk: Desk, world: World) -> None:
@@ -147,7 +147,7 @@ async def test_news_stop_at_once_when_a_friendship_ends(desk: Desk, world: World
     await desk.gather()
 
     assert world.told() == []
-    assert world.bus.topics() == {"directory.changes"}
+    assert world.bus.topics() == {"directory.changes", "presence.privacy"}
 
 
 async def test_news_that_wait_when_a_friendship_ends_are_not_told(desk: Desk, world: World) -> None:
@@ -168,7 +168,7 @@ async def test_an_answer_that_was_on_its_way_when_a_friendship_ended_is_thrown_a
     desk: Desk, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.befriend("ann", "bob")
-    elsewhere = Desk(world, PresenceSettings())
+    elsewhere = Desk(world)
     await elsewhere.start()
     await elsewhere.arrive("bob")
     answer = world.directory.ListFriendIds
