@@ -18,6 +18,7 @@ from discovery.rpc.tls import TlsSettings
 from edge.http_settings import HttpSettings
 from edge.settings import EdgeSettings
 from services.directory.settings import DirectorySettings
+from services.location.live_settings import LiveSettings
 from services.messaging.settings import MessagingSettings
 from services.presence.settings import PresenceSettings
 from services.sessions.settings import SessionsSettings
@@ -96,7 +97,7 @@ class EnginesSettings:
     history: str = "embedded"
     """Where users were in the last seven days. Or cassandra://... as for `messages`; both may share a keyspace."""
     devices: str = "embedded"
-    """Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE."""
+    """Of devices and live-location sessions. Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE."""
     directory: str = "embedded"
     """Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE."""
     privacy: str = "embedded"
@@ -121,6 +122,7 @@ class Config:
     messaging: MessagingSettings = field(default_factory=MessagingSettings)
     sessions: SessionsSettings = field(default_factory=SessionsSettings)
     presence: PresenceSettings = field(default_factory=PresenceSettings)
+    live: LiveSettings = field(default_factory=LiveSettings)
     directory: DirectorySettings = field(default_factory=DirectorySettings)
     telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
     tls: TlsSettings = field(default_factory=TlsSettings)

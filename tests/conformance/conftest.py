@@ -19,6 +19,7 @@ from discovery.registry.embedded import EmbeddedRegistry
 from services.ports.bus import Bus
 from services.ports.cache import Cache
 from services.ports.device_store import DeviceStore
+from services.ports.live_session_store import LiveSessionStore
 from services.ports.location_history import LocationHistory
 from services.ports.log import Log
 from services.ports.message_store import MessageStore
@@ -33,6 +34,7 @@ from services.storage.redis.cache import RedisCache
 from services.storage.redis.sharded import ShardedBus
 from services.storage.sql.devices import SqlDeviceStore
 from services.storage.sql.directory import sqlite_url
+from services.storage.sql.live_sessions import SqlLiveSessionStore
 from services.storage.sql.privacy import SqlPrivacyStore
 from services.storage.sqlite.devices import SqliteDeviceStore
 from services.storage.sqlite.history import SqliteLocationHistory
@@ -81,6 +83,7 @@ LogRig = Rig[Log]
 MessageStoreRig = Rig[MessageStore]
 DeviceStoreRig = Rig[DeviceStore]
 PrivacyStoreRig = Rig[PrivacyStore]
+LiveSessionStoreRig = Rig[LiveSessionStore]
 
 
 def sqlite_log(folder: Path) -> LogRig:
@@ -149,6 +152,17 @@ def postgresql_privacy_store(request: pytest.FixtureRequest) -> PrivacyStoreRig:
     return Rig(lambda: SqlPrivacyStore.open(url))
 
 
+def sqlite_live_session_store(request: pytest.FixtureRequest) -> LiveSessionStoreRig:
+    folder: Path = request.getfixturevalue("tmp_path")
+    return Rig(lambda: SqlLiveSessionStore.open(sqlite_url(folder / "live_sessions.db")))
+
+
+def postgresql_live_session_store(request: pytest.FixtureRequest) -> LiveSessionStoreRig:
+    server: PostgresqlServer = request.getfixturevalue("postgresql_server")
+    url = server.new_database()
+    return Rig(lambda: SqlLiveSessionStore.open(url))
+
+
 MESSAGE_STORES: dict[str, Callable[[pytest.FixtureRequest], MessageStoreRig]] = {
     "sqlite": sqlite_message_store,
     "cassandra": cassandra_message_store,
@@ -195,6 +209,11 @@ DEVICE_STORES: dict[str, Callable[[pytest.FixtureRequest], DeviceStoreRig]] = {
 PRIVACY_STORES: dict[str, Callable[[pytest.FixtureRequest], PrivacyStoreRig]] = {
     "sqlite": sqlite_privacy_store,
     "postgresql": postgresql_privacy_store,
+}
+
+LIVE_SESSION_STORES: dict[str, Callable[[pytest.FixtureRequest], LiveSessionStoreRig]] = {
+    "sqlite": sqlite_live_session_store,
+    "postgresql": postgresql_live_session_store,
 }
 
 
@@ -387,6 +406,18 @@ async def history_rig(request: pytest.FixtureRequest) -> AsyncIterator[HistoryRi
 @pytest.fixture
 async def history(history_rig: HistoryRig) -> LocationHistory:
     return await history_rig.open()
+
+
+@pytest.fixture(params=list(LIVE_SESSION_STORES.values()), ids=list(LIVE_SESSION_STORES))
+async def live_session_store_rig(request: pytest.FixtureRequest) -> AsyncIterator[LiveSessionStoreRig]:
+    rig: LiveSessionStoreRig = request.param(request)
+    yield rig
+    await rig.dispose()
+
+
+@pytest.fixture
+async def live_sessions(live_session_store_rig: LiveSessionStoreRig) -> LiveSessionStore:
+    return await live_session_store_rig.open()
 
 
 @pytest.fixture(params=list(CACHES.values()), ids=list(CACHES))
