@@ -43,6 +43,9 @@ class Places:
     def __len__(self) -> int:
         return len(self._numbers)
 
+    def __contains__(self, user_id: object) -> bool:
+        return user_id in self._numbers
+
     def put(self, user_id: str, lat: float, lng: float, radius_miles: float) -> None:
         """The user is there and looks so far."""
         number = self._numbers.get(user_id)
@@ -61,15 +64,17 @@ class Places:
         if number is not None:
             self._free.append(number)
 
-    def near(self, user_ids: Sequence[str], lat: float, lng: float) -> list[str]:
-        """Those of the users who have a place and look as far as this one, or a metre less."""
-        found = [(user_id, number) for user_id in user_ids if (number := self._numbers.get(user_id)) is not None]
-        if not found:
+    def near(self, user_ids: Sequence[str], places: Sequence[tuple[float, float]]) -> list[str]:
+        """Those of the users who have a place and look as far as one of these, or a metre less."""
+        numbers = [self._numbers.get(user_id, -1) for user_id in user_ids]
+        if not numbers or not self._numbers:
             return []
-        numbers = [number for _, number in found]
-        differences = self._vectors[numbers] - _vector(lat, lng)
-        is_near = np.einsum("ij,ij->i", differences, differences) <= self._chords[numbers]
-        return [found[index][0] for index in np.flatnonzero(is_near)]
+        vectors = self._vectors[numbers]
+        is_near = np.zeros(len(numbers), dtype=bool)
+        for lat, lng in places:
+            differences = vectors - _vector(lat, lng)
+            is_near |= np.einsum("ij,ij->i", differences, differences) <= self._chords[numbers]
+        return [user_ids[index] for index in np.flatnonzero(is_near).tolist() if numbers[index] >= 0]
 
 
 def _vector(lat: float, lng: float) -> tuple[float, float, float]:

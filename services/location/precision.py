@@ -12,6 +12,7 @@ Otherwise the moment in which a friend is shown in the next cell would tell that
 from dataclasses import dataclass
 from math import cos, floor, pi, radians
 
+from hither.location.v1.location_pb2 import LocationPrecision
 from services.location.distance import EARTH_RADIUS_M
 from services.ports.privacy_store import Precision
 
@@ -67,6 +68,11 @@ def coarse(shown: Fix | None, fix: Fix) -> Fix:
     if shown is not None and slot_of(shown.time_ms) == slot_of(fix.time_ms):
         return shown
     return fix
+
+
+def message_of(precision: Precision) -> LocationPrecision.ValueType:
+    """As the contract says it: the numbers are the same."""
+    return LocationPrecision.ValueType(precision.value)
 
 
 def slot_of(time_ms: int) -> int:

@@ -24,8 +24,10 @@ from services.ports.location_history import LocationHistory
 from services.ports.log import Log
 from services.ports.message_store import MessageStore
 from services.ports.privacy_store import PrivacyStore
+from services.ports.view_log import ViewLog
 from services.storage.cassandra.history import CassandraLocationHistory
 from services.storage.cassandra.messages import CassandraMessageStore
+from services.storage.cassandra.views import CassandraViewLog
 from services.storage.kafka.log import KafkaLog
 from services.storage.memory.bus import MemoryBus
 from services.storage.memory.cache import MemoryCache
@@ -40,6 +42,7 @@ from services.storage.sqlite.devices import SqliteDeviceStore
 from services.storage.sqlite.history import SqliteLocationHistory
 from services.storage.sqlite.log import SqliteLog
 from services.storage.sqlite.messages import SqliteMessageStore
+from services.storage.sqlite.views import SqliteViewLog
 from tests.support.bus_servers import announce
 from tests.support.clock import ManualClock
 from tests.support.servers.cassandra import CassandraServer
@@ -169,10 +172,10 @@ MESSAGE_STORES: dict[str, Callable[[pytest.FixtureRequest], MessageStoreRig]] = 
 }
 
 
-class HistoryRig(Rig[LocationHistory]):
-    """`clock` is the history's; `pass_time` lets time pass for its engine, too."""
+class ClockedRig(Rig[Port]):
+    """`clock` is the adapter's; `pass_time` lets time pass for its engine, too."""
 
-    def __init__(self, make: Callable[[Clock], Awaitable[LocationHistory]], clock: Clock) -> None:
+    def __init__(self, make: Callable[[Clock], Awaitable[Port]], clock: Clock) -> None:
         super().__init__(lambda: make(clock))
         self.clock = clock
 
@@ -182,6 +185,27 @@ class HistoryRig(Rig[LocationHistory]):
             self.clock.advance(seconds)
         else:
             await asyncio.sleep(seconds)
+
+
+HistoryRig = ClockedRig[LocationHistory]
+ViewLogRig = ClockedRig[ViewLog]
+
+
+def sqlite_view_log(request: pytest.FixtureRequest) -> ViewLogRig:
+    folder: Path = request.getfixturevalue("tmp_path")
+    return ViewLogRig(lambda clock: SqliteViewLog.open(folder / "views.db", clock), ManualClock())
+
+
+def cassandra_view_log(request: pytest.FixtureRequest) -> ViewLogRig:
+    server: CassandraServer = request.getfixturevalue("cassandra_server")
+    server.empty("views")
+    return ViewLogRig(lambda clock: CassandraViewLog.open(["127.0.0.1"], server.port, "views", clock), SystemClock())
+
+
+VIEW_LOGS: dict[str, Callable[[pytest.FixtureRequest], ViewLogRig]] = {
+    "sqlite": sqlite_view_log,
+    "cassandra": cassandra_view_log,
+}
 
 
 def sqlite_history(request: pytest.FixtureRequest) -> HistoryRig:
@@ -418,6 +442,18 @@ async def live_session_store_rig(request: pytest.FixtureRequest) -> AsyncIterato
 @pytest.fixture
 async def live_sessions(live_session_store_rig: LiveSessionStoreRig) -> LiveSessionStore:
     return await live_session_store_rig.open()
+
+
+@pytest.fixture(params=list(VIEW_LOGS.values()), ids=list(VIEW_LOGS))
+async def view_log_rig(request: pytest.FixtureRequest) -> AsyncIterator[ViewLogRig]:
+    rig: ViewLogRig = request.param(request)
+    yield rig
+    await rig.dispose()
+
+
+@pytest.fixture
+async def view_log(view_log_rig: ViewLogRig) -> ViewLog:
+    return await view_log_rig.open()
 
 
 @pytest.fixture(params=list(CACHES.values()), ids=list(CACHES))

@@ -1,6 +1,7 @@
 """One process of the live part of the location service, and the world around it."""
 
 from dataclasses import dataclass
+from typing import cast
 
 from google.protobuf.message import Message
 
@@ -10,7 +11,8 @@ from hither.location.v1 import location_pb2
 from hither.location.v1 import location_service_pb2 as pb
 from services.location.live_service import Live
 from services.location.live_settings import LiveSettings
-from services.location.service import Location
+from services.location.nearby_service import Nearby
+from services.location.servicer import LocationServicer
 from services.ports.cache import Cache
 from services.storage.memory.bus import MemoryBus
 from services.storage.memory.cache import MemoryCache
@@ -60,7 +62,7 @@ class Desk:
     def __init__(self, world: World, settings: LiveSettings | None = None) -> None:
         self.world = world
         self.live = Live(world.mesh.mesh, world.cache, world.bus, world.clock, settings or LiveSettings())
-        self.servicer = Location(self.live).servicer
+        self.servicer = LocationServicer(cast(Nearby, None), self.live)
 
     async def move(
         self, lat: float, user_id: str = "ann", session_id: str = "g.1~a", ciphertext: bytes = b"", settle: bool = True

@@ -1,7 +1,7 @@
 """Distances against the ellipsoid, everywhere."""
 
 import pytest
-from geographiclib.geodesic import Geodesic
+from geographiclib.geodesic import Geodesic  # type: ignore[import-untyped]
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -9,8 +9,6 @@ from services.location.distance import METRES_A_MILE, Places, distance_m, distan
 
 LATS = st.floats(-90, 90)
 LNGS = st.floats(-180, 180)
-# The sphere and the ellipsoid differ by at most this; below a millimetre both are noise.
-TOLERANCE = pytest.approx
 
 
 def on_the_ellipsoid(lat: float, lng: float, other_lat: float, other_lng: float) -> float:
@@ -52,7 +50,7 @@ def test_whoever_is_within_the_radius_is_found_among_many_and_nobody_who_is_clea
     for number, (one_lat, one_lng, radius) in enumerate(places):
         found.put(f"u{number}", one_lat, one_lng, radius)
 
-    near = set(found.near([f"u{number}" for number in range(len(places))], lat, lng))
+    near = set(found.near([f"u{number}" for number in range(len(places))], [(lat, lng)]))
 
     for number, (one_lat, one_lng, radius) in enumerate(places):
         apart_m, radius_m = distance_m(lat, lng, one_lat, one_lng), radius * METRES_A_MILE
@@ -67,10 +65,10 @@ def test_numbers_of_users_who_went_are_used_again() -> None:
     for round_ in range(3):
         for number in range(200):
             places.put(f"{round_}-{number}", number / 10, 0, 5)
-        assert places.near([f"{round_}-{number}" for number in range(200)], 19.9, 0) == [f"{round_}-199"]
+        assert places.near([f"{round_}-{number}" for number in range(200)], [(19.9, 0)]) == [f"{round_}-199"]
         for number in range(200):
             places.remove(f"{round_}-{number}")
-        assert places.near([f"{round_}-0"], 0, 0) == []
+        assert places.near([f"{round_}-0"], [(0, 0)]) == []
 
     assert len(places) == 0
     assert len(places._chords) == 256
