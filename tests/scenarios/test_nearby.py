@@ -3,6 +3,7 @@
 import httpx
 import pytest
 
+from hither_client import FriendLocationGone, FriendLocationUpdate, HitherClient, Place, RestClient
 from tests.support.people import Frame, Person, befriend, line, sign_up, until
 from tests.support.runner import Hither
 
@@ -152,3 +153,33 @@ async def test_nothing_is_kept_of_who_shares_with_nobody(hither: Hither, http: h
     assert (answer["type"], answer.get("shared", False)) == ("ok", False)
     await share(bob)
     assert (await alice.get("/nearby-friends"))["friends"] == []
+
+
+async def test_the_client_shares_as_the_server_asks_and_is_told_of_friends(
+    hither: Hither, http: httpx.AsyncClient
+) -> None:
+    alice, bob = await two_friends(http)
+    places = iter([Place(PARK["lat"], PARK["lng"])])
+
+    async def once() -> Place | None:
+        return next(places, None)
+
+    async def at_once(_seconds: float) -> None:
+        """There is nothing more to wait for."""
+
+    async with HitherClient(hither.url, alice.token, sleep=at_once) as hers, RestClient(hither.url, bob.token) as rest:
+        await hers.share_location(once)
+        async with line(hither.websocket_url, bob) as his:
+            await his.ask("location_update", **CAFE)
+            while not isinstance(event := await hers.next_event(), FriendLocationUpdate):
+                pass
+        assert event.friend_id == bob.user_id
+        assert (await rest.location_sharing()).enabled
+        assert [one.friend_id for one in await rest.nearby_friends(radius=1)] == [alice.user_id]
+        decided = await rest.grant_location(alice.user_id, "CITY", duration_s=60)
+        assert await rest.location_grants() == [decided]
+        await rest.revoke_location(alice.user_id)
+        assert not (await rest.set_location_sharing(False)).enabled
+        while not isinstance(gone := await hers.next_event(), FriendLocationGone):
+            pass
+        assert (gone.friend_id, gone.reason) == (bob.user_id, "STOPPED")
