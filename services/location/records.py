@@ -40,6 +40,8 @@ class Record:
     version: int
     radius_miles: float = 0.0
     """How far the user looks; zero: as far as the settings say."""
+    is_forgotten: bool = False
+    """Whatever fix is known of the user is to be forgotten."""
 
     def is_live(self, now_ms: int) -> bool:
         """Whether it may be shown to anybody."""
@@ -59,7 +61,10 @@ def user_of(topic: str) -> str:
 def encode(record: Record) -> bytes:
     """As it goes into the Cache and over the Bus."""
     message = location_pb2.LocationRecord(
-        user_id=record.user_id, privacy_version=record.version, radius=record.radius_miles
+        user_id=record.user_id,
+        privacy_version=record.version,
+        radius=record.radius_miles,
+        forgotten=record.is_forgotten,
     )
     for fix, part in ((record.fix, message.fix), (record.coarse, message.coarse_fix)):
         if fix is not None:
@@ -76,6 +81,7 @@ def decode(payload: bytes) -> Record:
         _fix(message.coarse_fix) if message.HasField("coarse_fix") else None,
         message.privacy_version,
         message.radius,
+        message.forgotten,
     )
 
 
@@ -117,9 +123,10 @@ class Records:
         ttl_s = (record.fix.time_ms + LIFETIME_MS - self._clock.now_ms()) / 1000
         await self._cache.set({_PREFIX + record.user_id: encode(record)}, max(ttl_s, 0.001))
 
-    async def delete(self, user_id: str) -> None:
-        """The user is nowhere."""
-        await self._cache.delete([_PREFIX + user_id])
+    async def forget(self, user_id: str) -> None:
+        """The user is nowhere, and what the history knows from before is not to be put back."""
+        nowhere = Record(user_id, None, None, 0, is_forgotten=True)
+        await self._cache.set({_PREFIX + user_id: encode(nowhere)}, LIFETIME_MS / 1000)
 
     async def shown(self, user_id: str) -> frozenset[str]:
         """Whom the user was shown last, as far as it is known."""

@@ -54,9 +54,9 @@ class Sharing:
         row = await self._change(user_id, enabled, default)
         try:
             async with asyncio.timeout(self._settings.engine_timeout_s):
-                await self._publish(user_id, row.version)
                 if not enabled:
-                    await self._records.delete(user_id)
+                    await self._records.forget(user_id)
+                await self._publish(user_id, row.version, is_forgotten=not enabled)
         except TimeoutError:
             raise Unavailable("The decision could not be made known in time.") from None
         return row
@@ -110,5 +110,6 @@ class Sharing:
         except TimeoutError:
             raise Unavailable("The decision could not be made known in time.") from None
 
-    async def _publish(self, user_id: str, version: int) -> None:
-        await self._bus.publish(topic_of(user_id), encode(Record(user_id, None, None, version)))
+    async def _publish(self, user_id: str, version: int, *, is_forgotten: bool = False) -> None:
+        record = Record(user_id, None, None, version, is_forgotten=is_forgotten)
+        await self._bus.publish(topic_of(user_id), encode(record))

@@ -91,6 +91,8 @@ class Showing:
         """Takes a record from the Bus."""
         user_id, record = user_of(topic), decode(payload)
         self._rules.hear(user_id, record.version)
+        if record.is_forgotten:
+            self._unlearn(user_id)
         if record.fix is not None:
             self._learn(record)
         self.look_at(user_id)
@@ -188,6 +190,10 @@ class Showing:
         if self._following.knows(record.user_id):
             self._places.put(record.user_id, record.fix.lat, record.fix.lng, self._radius(record))
 
+    def _unlearn(self, user_id: str) -> None:
+        self._known.pop(user_id, None)
+        self._places.remove(user_id)
+
     def _set_timer(self, due_ms: int, user_id: str) -> None:
         if (due_ms, user_id) not in self._set_timers:
             self._set_timers.add((due_ms, user_id))
@@ -206,8 +212,7 @@ class Showing:
                 self._set_timer(record.fix.time_ms + LIFETIME_MS, user_id)
             else:
                 self._expiring.discard(user_id)
-                del self._known[user_id]
-                self._places.remove(user_id)
+                self._unlearn(user_id)
             self.look_at(user_id)
 
     async def _read_what_was_missed(self) -> None:
@@ -216,11 +221,13 @@ class Showing:
         for user_id in missed:
             self._rules.doubt(user_id)
         try:
-            await self._read_records(missed)
+            found = await self._read_records(missed)
         except BaseException:
             self._gaps = {**gaps, **self._gaps}
             raise
         for user_id in missed:
+            if user_id not in found:
+                self._unlearn(user_id)
             self.look_at(user_id)
 
     async def _read_for_newcomers(self) -> None:
@@ -255,14 +262,16 @@ class Showing:
         for ends_ms in self._rules.ends_ms(owner_id):
             self._set_timer(ends_ms, owner_id)
 
-    async def _read_records(self, user_ids: list[str]) -> None:
+    async def _read_records(self, user_ids: list[str]) -> Set[str]:
+        """Those of the users who have a record."""
         if not user_ids:
-            return
+            return frozenset()
         async with asyncio.timeout(self._settings.engine_timeout_s):
             found = await self._records.read(user_ids)
         for record in found.values():
             self._rules.hear(record.user_id, record.version)
             self._learn(record)
+        return found.keys()
 
     # What is to be told
 
