@@ -13,6 +13,8 @@ from services.data_directory import DataDirectory
 from services.directory.service import Directory
 from services.directory.tokens import TokenIssuer
 from services.engines import EMBEDDED, Engines
+from services.location.live_service import Live
+from services.location.nearby_service import Nearby
 from services.location.service import Location
 from services.messaging.service import Messaging
 from services.presence.service import Presence
@@ -66,8 +68,9 @@ async def _directory(wiring: Wiring) -> Service:
 
 
 async def _sessions(wiring: Wiring) -> Service:
-    cache, devices = await wiring.engines.cache(), await wiring.engines.devices()
-    return Sessions(wiring.mesh, cache, devices, wiring.clock, wiring.config.sessions)
+    cache, devices, bus = await wiring.engines.cache(), await wiring.engines.devices(), await wiring.engines.bus()
+    live_sessions = await wiring.engines.live_sessions()
+    return Sessions(wiring.mesh, cache, devices, live_sessions, bus, wiring.clock, wiring.config.sessions)
 
 
 async def _messaging(wiring: Wiring) -> Service:
@@ -84,8 +87,13 @@ async def _presence(wiring: Wiring) -> Service:
     return Presence(wiring.mesh, cache, bus, privacy, wiring.clock, wiring.config.presence)
 
 
-async def _location(_wiring: Wiring) -> Service:
-    return Location()
+async def _location(wiring: Wiring) -> Service:
+    cache, bus = await wiring.engines.cache(), await wiring.engines.bus()
+    privacy, history = await wiring.engines.privacy(), await wiring.engines.history()
+    view_log = await wiring.engines.view_log()
+    settings = wiring.config.location
+    nearby = Nearby(wiring.mesh, cache, bus, privacy, history, view_log, wiring.clock, settings)
+    return Location(nearby, Live(wiring.mesh, cache, bus, wiring.clock, wiring.config.live))
 
 
 async def _push(_wiring: Wiring) -> Service:

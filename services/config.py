@@ -18,6 +18,8 @@ from discovery.rpc.tls import TlsSettings
 from edge.http_settings import HttpSettings
 from edge.settings import EdgeSettings
 from services.directory.settings import DirectorySettings
+from services.location.live_settings import LiveSettings
+from services.location.settings import LocationSettings
 from services.messaging.settings import MessagingSettings
 from services.presence.settings import PresenceSettings
 from services.sessions.settings import SessionsSettings
@@ -96,8 +98,8 @@ class EnginesSettings:
     history: str = "embedded"
     """Where users were in the last seven days. Or cassandra://... as for `messages`; both may share a keyspace."""
     devices: str = "embedded"
-    """Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE, or several of these, separated by spaces: shards by user, whose
-    number and order are fixed for the life of the data."""
+    """Of devices and live-location sessions. Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE, or several of these, separated
+    by spaces: shards by user, whose number and order are fixed for the life of the data. Live-location sessions are in the first."""
     directory: str = "embedded"
     """Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE[?replica=HOST:PORT&replica=HOST:PORT...].
     Replicas serve reads that they are recent enough for; the user needs pg_read_all_stats for that."""
@@ -123,6 +125,8 @@ class Config:
     messaging: MessagingSettings = field(default_factory=MessagingSettings)
     sessions: SessionsSettings = field(default_factory=SessionsSettings)
     presence: PresenceSettings = field(default_factory=PresenceSettings)
+    location: LocationSettings = field(default_factory=LocationSettings)
+    live: LiveSettings = field(default_factory=LiveSettings)
     directory: DirectorySettings = field(default_factory=DirectorySettings)
     telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
     tls: TlsSettings = field(default_factory=TlsSettings)

@@ -18,10 +18,12 @@ from services.engine_health import EngineHealth
 from services.ports.bus import Bus
 from services.ports.cache import Cache
 from services.ports.device_store import DeviceStore
+from services.ports.live_session_store import LiveSessionStore
 from services.ports.location_history import LocationHistory
 from services.ports.log import Log
 from services.ports.message_store import MessageStore
 from services.ports.privacy_store import PrivacyStore
+from services.ports.view_log import ViewLog
 
 EMBEDDED = "embedded"
 REGISTRY = "registry"
@@ -73,6 +75,10 @@ class Engines:
         """Devices and their cursors."""
         return await self._once("devices", self._open_devices)
 
+    async def live_sessions(self) -> LiveSessionStore:
+        """Live-location sessions, in the place of the devices: both are the sessions service's."""
+        return await self._once("live_sessions", self._open_live_sessions, self._urls.devices)
+
     async def directory(self) -> DirectoryStore:
         """Users, friendships and conversations."""
         return await self._once("directory", self._open_directory)
@@ -85,6 +91,10 @@ class Engines:
         """Where users were."""
         return await self._once("history", self._open_history)
 
+    async def view_log(self) -> ViewLog:
+        """Who was shown where whom was, in the place of the history."""
+        return await self._once("view_log", self._open_view_log, self._urls.history)
+
     async def cache(self) -> Cache:
         """Connections and presence."""
         return await self._once("cache", self._open_cache)
@@ -93,10 +103,11 @@ class Engines:
         """News between the instances."""
         return await self._once("bus", self._open_bus)
 
-    async def _once(self, name: str, open_engine: Callable[[str], Awaitable[T]]) -> T:
+    async def _once(self, name: str, open_engine: Callable[[str], Awaitable[T]], url: str = "") -> T:
+        """The engine of that name; opened at the URL of the setting of that name, if none is given."""
         engine = self._opened.get(name)
         if engine is None:
-            opened = await open_engine(getattr(self._urls, name))
+            opened = await open_engine(url or getattr(self._urls, name))
             self._stack.push_async_callback(opened.close)
             engine = self._opened[name] = self._health.watch(name, opened)
         return cast(T, engine)
@@ -136,6 +147,16 @@ class Engines:
         hosts, port, keyspace, replication = _cassandra("history", url)
         return await CassandraLocationHistory.open(hosts, port, keyspace, SystemClock(), replication=replication)
 
+    async def _open_view_log(self, url: str) -> ViewLog:
+        if url == EMBEDDED:
+            from services.storage.sqlite.views import SqliteViewLog
+
+            return await SqliteViewLog.open(self._data.database("views"), SystemClock())
+        from services.storage.cassandra.views import CassandraViewLog
+
+        hosts, port, keyspace, replication = _cassandra("history", url)
+        return await CassandraViewLog.open(hosts, port, keyspace, SystemClock(), replication=replication)
+
     async def _open_devices(self, url: str) -> DeviceStore:
         if url == EMBEDDED:
             from services.storage.sqlite.devices import SqliteDeviceStore
@@ -151,6 +172,14 @@ class Engines:
 
             return await ShardedDeviceStore.open(urls)
         return await SqlDeviceStore.open(url)
+
+    async def _open_live_sessions(self, url: str) -> LiveSessionStore:
+        from services.storage.sql.directory import sqlite_url
+        from services.storage.sql.live_sessions import SqlLiveSessionStore
+
+        if url == EMBEDDED:
+            return await SqlLiveSessionStore.open(sqlite_url(self._data.database("live_sessions")))
+        return await SqlLiveSessionStore.open(url.split()[0])
 
     async def _open_directory(self, url: str) -> DirectoryStore:
         from services.storage.sql.directory import SqlDirectoryStore, sqlite_url

@@ -26,6 +26,14 @@ class MessagingServicer(MessagingServiceServicer):
         call = current_call()
         return await self._sending.send(request, call.caller.user_id, call.remaining_s() - _ANSWER_S)
 
+    async def PostMessage(self, request: pb.PostMessageRequest, context: object) -> pb.PostMessageResponse:
+        """See the contract."""
+        message = pb.SendMessageRequest(
+            conversation_id=request.conversation_id, client_id=request.client_id, content=request.content
+        )
+        sent = await self._sending.send(message, request.sender_id, current_call().remaining_s() - _ANSWER_S)
+        return pb.PostMessageResponse(message_id=sent.message_id, seq=sent.seq)
+
     async def ListMessages(self, request: pb.ListMessagesRequest, context: object) -> pb.ListMessagesResponse:
         """See the contract."""
         return await self._history.list_messages(request, current_call().caller.user_id)

@@ -1,6 +1,6 @@
 """What sessions refuses, each with its reason in the contract (hither.mesh.v1.Reason)."""
 
-from discovery.errors import NotFound, ResourceExhausted
+from discovery.errors import FailedPrecondition, NotFound, ResourceExhausted
 
 
 class NoSuchDevice(NotFound):
@@ -13,3 +13,15 @@ class TooManyDevices(ResourceExhausted):
     """The user has as many devices as a user may have."""
 
     reason = "QUOTA_EXCEEDED"
+
+
+class LiveLocationEnded(FailedPrecondition):
+    """The live location has ended, or there never was one of that id."""
+
+    reason = "LIVE_LOCATION_ENDED"
+
+
+class LiveLocationsFull(ResourceExhausted):
+    """As many live locations are shared as one process watches over."""
+
+    reason = "OVERLOADED"

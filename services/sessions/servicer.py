@@ -3,13 +3,16 @@
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from discovery.clock import Clock
-from discovery.errors import Unimplemented
+from discovery.rpc.call import current_call
 from hither.sessions.v1 import sessions_service_pb2 as pb
-from hither.sessions.v1.sessions_pb2 import Device
+from hither.sessions.v1.sessions_pb2 import Device, LiveLocation
 from hither.sessions.v1.sessions_service_pb2_grpc import SessionsServiceServicer
 from services.paging import decode_token, encode_token
 from services.ports.device_store import CursorMove, DeviceRow, DeviceStore
+from services.ports.live_session_store import LiveSessionRow
 from services.sessions.connections import Connections
+from services.sessions.live_lease import Wish
+from services.sessions.live_sessions import LiveSessions
 from services.sessions.registry import ConnectionRegistry
 from services.sessions.settings import SessionsSettings
 
@@ -22,12 +25,14 @@ class SessionsServicer(SessionsServiceServicer):
         connections: Connections,
         registry: ConnectionRegistry,
         devices: DeviceStore,
+        live: LiveSessions,
         clock: Clock,
         settings: SessionsSettings,
     ) -> None:
         self._connections = connections
         self._registry = registry
         self._devices = devices
+        self._live = live
         self._clock = clock
         self._settings = settings
 
@@ -83,17 +88,53 @@ class SessionsServicer(SessionsServiceServicer):
     async def StartLiveLocation(
         self, request: pb.StartLiveLocationRequest, context: object
     ) -> pb.StartLiveLocationResponse:
-        """Not built yet."""
-        raise Unimplemented("Live locations are not built yet.", reason="NOT_BUILT")
+        """See the contract."""
+        wish = Wish(
+            conversation_id=request.conversation_id,
+            user_id=current_call().caller.user_id,
+            duration_ms=request.duration_s * 1000,
+            opaque=request.opaque,
+            request_id=request.request_id,
+        )
+        row = await self._live.start(wish)
+        return pb.StartLiveLocationResponse(session_id=row.session_id, expires_at=_timestamp(row.expires_ms))
+
+    async def RenewLiveLocation(
+        self, request: pb.RenewLiveLocationRequest, context: object
+    ) -> pb.RenewLiveLocationResponse:
+        """See the contract."""
+        user_id = current_call().caller.user_id
+        row = await self._live.renew(request.session_id, user_id, request.duration_s * 1000)
+        return pb.RenewLiveLocationResponse(session_id=row.session_id, expires_at=_timestamp(row.expires_ms))
 
     async def StopLiveLocation(
         self, request: pb.StopLiveLocationRequest, context: object
     ) -> pb.StopLiveLocationResponse:
-        """Not built yet."""
-        raise Unimplemented("Live locations are not built yet.", reason="NOT_BUILT")
+        """See the contract."""
+        await self._live.stop(request.session_id, current_call().caller.user_id)
+        return pb.StopLiveLocationResponse()
+
+    async def GetLiveLocations(
+        self, request: pb.GetLiveLocationsRequest, context: object
+    ) -> pb.GetLiveLocationsResponse:
+        """See the contract."""
+        rows = await self._live.active_in(request.conversation_id)
+        return pb.GetLiveLocationsResponse(live_locations=map(_live_location, rows))
 
     def _device(self, row: DeviceRow, connected: bool) -> Device:
         seen_ms = self._clock.now_ms() if connected else row.last_seen_ms
-        last_seen = Timestamp()
-        last_seen.FromMilliseconds(seen_ms)
-        return Device(device_id=row.device_id, connected=connected, last_seen=last_seen, cursor=row.cursor)
+        return Device(device_id=row.device_id, connected=connected, last_seen=_timestamp(seen_ms), cursor=row.cursor)
+
+
+def _live_location(row: LiveSessionRow) -> LiveLocation:
+    return LiveLocation(
+        session_id=row.session_id,
+        conversation_id=row.conversation_id,
+        user_id=row.user_id,
+        expires_at=_timestamp(row.expires_ms),
+        opaque=row.opaque,
+    )
+
+
+def _timestamp(milliseconds: int) -> Timestamp:
+    return Timestamp(seconds=milliseconds // 1000, nanos=milliseconds % 1000 * 1_000_000)

@@ -23,3 +23,13 @@ class SessionsSettings:
     """Connections that are held in memory for the time that the cache is away; beyond, those that run out first are not."""
     cache_check_s: float = 5.0
     """How often it is looked whether the cache has lost what it held."""
+    most_live_sessions: int = 200_000
+    """Live locations that this process watches over; a start beyond is refused as OVERLOADED."""
+    live_recheck_s: float = 60.0
+    """How long a sharer's leaving of a conversation can go unnoticed when its announcement was lost."""
+    live_retry_s: float = 2.0
+    """When a step of a live location that failed is tried again."""
+    live_at_once: int = 16
+    """Live locations that are worked on beside each other."""
+    live_call_timeout_s: float = 2.0
+    """How long another service may take to answer what a live location needs of it."""

@@ -5,31 +5,26 @@ import asyncio
 import pytest
 
 from discovery.errors import Unimplemented
-from hither.location.v1 import location_service_pb2
 from hither.push.v1 import push_service_pb2
-from services.location.service import Location
 from services.push.service import Push
 
 UNBUILT = [
     (service, method)
-    for service, contract in (
-        (Location, location_service_pb2.DESCRIPTOR.services_by_name["LocationService"]),
-        (Push, push_service_pb2.DESCRIPTOR.services_by_name["PushService"]),
-    )
+    for service, contract in ((Push, push_service_pb2.DESCRIPTOR.services_by_name["PushService"]),)
     for method in contract.methods_by_name
 ]
 
 
 @pytest.mark.parametrize(("service", "method"), UNBUILT)
-async def test_an_unbuilt_method_says_so(service: type[Location | Push], method: str) -> None:
+async def test_an_unbuilt_method_says_so(service: type[Push], method: str) -> None:
     with pytest.raises(Unimplemented) as refused:
         await getattr(service().servicer, method)(None, None)
 
     assert refused.value.reason == "NOT_BUILT"
 
 
-@pytest.mark.parametrize("service", [Location, Push])
-async def test_an_unbuilt_service_runs_until_it_is_cancelled(service: type[Location | Push]) -> None:
+@pytest.mark.parametrize("service", [Push])
+async def test_an_unbuilt_service_runs_until_it_is_cancelled(service: type[Push]) -> None:
     running = asyncio.ensure_future(service().run())
     done, _ = await asyncio.wait([running], timeout=0)
     assert not done

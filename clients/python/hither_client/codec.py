@@ -11,6 +11,8 @@ from hither_client.models import (
     Connected,
     ConversationsPage,
     Event,
+    FriendLocationGone,
+    FriendLocationUpdate,
     HistoryPage,
     MessageReceived,
     MessageStatus,
@@ -26,7 +28,11 @@ SUBPROTOCOL = "hither.v1.json"
 
 @dataclass(frozen=True, slots=True)
 class Ok:
-    """A request was done; there is nothing to say about it."""
+    """A request was done; of an update of the place, see Advice."""
+
+    next_update_s: int = 0
+    min_move_m: int = 0
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +149,8 @@ _BODIES: Mapping[str, Callable[[bytes | str | msgspec.Raw], Body]] = {
     "message_status": msgspec.json.Decoder(MessageStatus, strict=False).decode,
     "typing": msgspec.json.Decoder(Typing, strict=False).decode,
     "presence": msgspec.json.Decoder(PresenceChanged, strict=False).decode,
+    "friend_location_update": msgspec.json.Decoder(FriendLocationUpdate, strict=False).decode,
+    "friend_location_gone": msgspec.json.Decoder(FriendLocationGone, strict=False).decode,
     "connected": msgspec.json.Decoder(Connected, strict=False).decode,
     "synced": msgspec.json.Decoder(Synced, strict=False).decode,
     "ack": msgspec.json.Decoder(Ack, strict=False).decode,
@@ -150,7 +158,7 @@ _BODIES: Mapping[str, Callable[[bytes | str | msgspec.Raw], Body]] = {
     "pong": msgspec.json.Decoder(Pong).decode,
     "reconnect": msgspec.json.Decoder(Reconnect, strict=False).decode,
     "error": msgspec.json.Decoder(Refusal, strict=False).decode,
-    "presences": msgspec.json.Decoder(Presences, strict=False).decode,
     "conversations_page": msgspec.json.Decoder(ConversationsPage, strict=False).decode,
+    "presences": msgspec.json.Decoder(Presences, strict=False).decode,
     "history_page": msgspec.json.Decoder(HistoryPage, strict=False).decode,
 }

@@ -19,9 +19,17 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.typing import Subprotocol
 
-from hither_client.codec import SUBPROTOCOL, UnreadableFrame, decode_frame
+from hither_client.codec import SUBPROTOCOL, Ok, UnreadableFrame, decode_frame
 from hither_client.cursor import CursorStore, MemoryCursorStore
-from hither_client.errors import ClientClosed, NoAnswer, ProtocolFailure, RequestFailed
+from hither_client.errors import (
+    ClientClosed,
+    InvalidRequest,
+    NoAnswer,
+    ProtocolFailure,
+    RequestFailed,
+    TemporarilyUnavailable,
+    WrongState,
+)
 from hither_client.models import (
     Ack,
     Connected,
@@ -34,12 +42,13 @@ from hither_client.models import (
     place,
 )
 from hither_client.outbox import Request
+from hither_client.places import Advice, Pace, Place, PlaceSource
 from hither_client.state import ClientSettings, ClientState, Phase, Reply
 
 TokenSource: TypeAlias = str | Callable[[], Awaitable[str]]
 """An access token, or a function that gets one: it is called before each connection, so that it may renew it."""
 
-_R = TypeVar("_R", Ack, ConversationsPage, HistoryPage, Presences)
+_R = TypeVar("_R", Ack, ConversationsPage, HistoryPage, Ok, Presences)
 
 _MAX_FRAME_BYTES = 16 * 2**20
 _BAD_TOKEN = 4100
@@ -88,6 +97,7 @@ class HitherClient:
         settings: ClientSettings | None = None,
         open_timeout_s: float = 30.0,
         proxy: str | Literal[True] | None = True,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._urls = deque(_socket_url(one) for one in ([url] if isinstance(url, str) else url))
         if not self._urls:
@@ -97,6 +107,7 @@ class HitherClient:
         self._settings = settings or ClientSettings()
         self._open_timeout_s = open_timeout_s
         self._proxy: str | Literal[True] | None = proxy
+        self._sleep = sleep
         self._state = ClientState(self._settings)
         self._slots = asyncio.Semaphore(self._settings.unanswered_limit)
         self._waiting: dict[str, asyncio.Future[Reply]] = {}
@@ -225,6 +236,26 @@ class HitherClient:
         """
         reply = await self._request("watch_presence", {"user_ids": list(user_ids)}, timeout_s=timeout_s)
         return _expect(reply, Presences).presences
+
+    async def update_location(self, place: Place, *, radius: float = 0.0, timeout_s: float = 30.0) -> Advice:
+        """The device is there; friends are told of to it up to `radius` miles away (zero: 5). Raises InvalidRequest or WrongState
+        for what cannot be true, TemporarilyUnavailable (NoAnswer after `timeout_s`) while places cannot be kept.
+        """
+        fields = place.fields() | ({"radius": radius} if radius else {})
+        reply = _expect(await self._request("location_update", fields, lane="location", timeout_s=timeout_s), Ok)
+        return Advice(reply.next_update_s, reply.min_move_m, reply.shared)
+
+    async def share_location(self, source: PlaceSource, *, radius: float = 0.0) -> None:
+        """Tells where the device is, as often as the server asks for it, until the source says None or the task is cancelled.
+
+        A place that the server refuses, or that could not be told in time, is passed over.
+        """
+        pace = Pace()
+        while (place := await source()) is not None:
+            if pace.is_due(place, time.monotonic()):
+                with contextlib.suppress(InvalidRequest, WrongState, TemporarilyUnavailable, NoAnswer):
+                    pace.told(place, await self.update_location(place, radius=radius), time.monotonic())
+            await self._sleep(pace.wait_s)
 
     async def history(
         self,

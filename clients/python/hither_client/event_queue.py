@@ -12,6 +12,8 @@ from hither_client.models import (
     Connected,
     Disconnected,
     Event,
+    FriendLocationGone,
+    FriendLocationUpdate,
     MessageStatus,
     OtherEvent,
     PresenceChanged,
@@ -74,6 +76,8 @@ def _key(event: Event) -> _Key:
             return ("typing", event.conversation_id, event.user_id)
         case PresenceChanged():
             return ("presence", event.user_id)
+        case FriendLocationUpdate() | FriendLocationGone():
+            return ("nearby", event.friend_id)
         case Synced():
             return ("synced",)
         case Connected() | Disconnected():

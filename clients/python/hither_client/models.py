@@ -103,6 +103,27 @@ class Privacy:
 
 
 @dataclass(frozen=True, slots=True)
+class FriendLocationUpdate:
+    """A friend is nearby, or moved there: `distance` in miles, the place as exactly (`precision`) as the friend lets be known."""
+
+    friend_id: str
+    name: str
+    distance: float
+    lat: float
+    lng: float
+    timestamp: datetime
+    precision: str = "EXACT"
+
+
+@dataclass(frozen=True, slots=True)
+class FriendLocationGone:
+    """A friend is nearby no longer: LEFT, STOPPED or EXPIRED."""
+
+    friend_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Connected:
     """The server knows who this is; what was missed after `pos` follows."""
 
@@ -154,6 +175,8 @@ Event: TypeAlias = (
     | MessageStatus
     | Typing
     | PresenceChanged
+    | FriendLocationUpdate
+    | FriendLocationGone
     | Connected
     | Synced
     | Disconnected
@@ -191,6 +214,55 @@ class ConversationsPage:
 
     conversations: tuple[InboxConversation, ...] = ()
     next_page_token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fix:
+    """A place at a time, in degrees; the accuracy is a radius in metres, zero if not known."""
+
+    lat: float
+    lng: float
+    timestamp: datetime
+    accuracy_m: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class NearbyFriend:
+    """A friend who is near: `distance` in miles to the place as it is shown."""
+
+    friend_id: str
+    name: str
+    distance: float
+    fix: Fix
+    precision: str
+
+
+@dataclass(frozen=True, slots=True)
+class LocationSharing:
+    """Whether friends may see where the user is, and how exactly those about whom nothing else was decided."""
+
+    enabled: bool = False
+    default_precision: str = "EXACT"
+
+
+@dataclass(frozen=True, slots=True)
+class LocationGrant:
+    """What the user decided about one friend: HIDDEN, CITY, KILOMETRE or EXACT, until it ends (None: never)."""
+
+    friend_id: str
+    precision: str
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LocationView:
+    """Who was shown where the user is in 5 minutes: how exactly, when last, and how often at least."""
+
+    viewer_id: str
+    precision: str
+    start_time: datetime
+    last_time: datetime
+    count: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,3 +86,10 @@ def test_a_path_that_is_not_one_of_strings_is_found_at_start(path: str) -> None:
 
 def test_every_routing_key_of_the_contract_compiles() -> None:
     assert all(compile_router(spec, P) for spec in methods().values() if spec.routing_key)
+
+
+def test_what_belongs_to_something_is_routed_as_that_is() -> None:
+    stop = router("/hither.sessions.v1.SessionsService/StopLiveLocation")
+
+    assert stop(sessions.StopLiveLocationRequest(session_id="g.1~abc")) == partition_of("g.1", P)
+    assert stop(sessions.StopLiveLocationRequest(session_id="g.2~abc")) == partition_of("g.2", P)

@@ -403,3 +403,28 @@ async def test_the_same_over_the_embedded_engines_which_outlive_the_service(tmp_
     assert {answer.seq for answer in answers} == set(range(1, 81))
     assert [pos for pos, _ in inbox] == list(range(1, 81))
     assert [text for _, text in inbox] == [f"m{life}-{number}" for life in range(2) for number in range(40)]
+
+
+async def test_a_service_posts_in_a_members_name_once_however_often_it_tries(town: Town) -> None:
+    town.mesh.connect("ben", 7)
+    request = pb.PostMessageRequest(conversation_id="d.1", sender_id="ann", client_id="live.1")
+    request.content.media_type, request.content.data = "application/json", b"{}"
+    serve_call(Call("PostMessage", Caller(Role.SERVICE, service="sessions"), time.monotonic() + 5, "trace"))
+
+    first = await town.messaging.servicer.PostMessage(request, None)
+    again = await town.messaging.servicer.PostMessage(request, None)
+
+    assert (first.seq, again) == (1, first)
+    page = await town.messaging.servicer.SyncInbox(pb.SyncInboxRequest(user_id="ben"), None)
+    [event] = page.events
+    assert (event.message.message.sender_id, event.message.message.content.data) == ("ann", b"{}")
+
+
+async def test_a_service_does_not_post_for_who_is_no_member(town: Town) -> None:
+    town.mesh.refusals["d.1", "eve"] = PermissionDenied(reason="NOT_A_MEMBER")
+    request = pb.PostMessageRequest(conversation_id="d.1", sender_id="eve", client_id="live.1")
+    request.content.media_type, request.content.data = "application/json", b"{}"
+    serve_call(Call("PostMessage", Caller(Role.SERVICE, service="sessions"), time.monotonic() + 5, "trace"))
+
+    with pytest.raises(PermissionDenied):
+        await town.messaging.servicer.PostMessage(request, None)

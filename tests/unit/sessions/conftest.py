@@ -9,9 +9,11 @@ from hither.sessions.v1 import sessions_service_pb2 as pb
 from hither.sessions.v1.sessions_pb2 import Connection, Device
 from services.sessions.service import Sessions
 from services.sessions.settings import SessionsSettings
+from services.storage.memory.bus import MemoryBus
 from services.storage.memory.cache import MemoryCache
 from services.storage.sqlite.devices import SqliteDeviceStore
 from tests.support.clock import ManualClock
+from tests.support.live import MemoryLiveSessions
 from tests.support.mesh import FakeMesh
 
 
@@ -27,7 +29,9 @@ class SessionsDesk:
         self.mesh = FakeMesh()
         self.devices = devices
         self.cache = MemoryCache(self.clock)
-        self.sessions = Sessions(self.mesh.mesh, self.cache, devices, self.clock, settings)
+        self.sessions = Sessions(
+            self.mesh.mesh, self.cache, devices, MemoryLiveSessions(), MemoryBus(), self.clock, settings
+        )
         self.servicer = self.sessions.servicer
 
     async def register(self, one: Connection) -> int:

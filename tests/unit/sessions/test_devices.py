@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from discovery.errors import InvalidArgument, NotFound, Unimplemented
+from discovery.errors import InvalidArgument, NotFound
 from hither.sessions.v1 import sessions_service_pb2 as pb
 from tests.unit.sessions.conftest import SessionsDesk, connection
 
@@ -106,12 +106,3 @@ async def test_removing_a_device_that_there_is_not_fails(desk: SessionsDesk) -> 
         await desk.remove_device("phone")
 
     assert refused.value.reason == "NO_SUCH_DEVICE"
-
-
-async def test_live_locations_say_that_they_are_not_built(desk: SessionsDesk) -> None:
-    with pytest.raises(Unimplemented) as start:
-        await desk.servicer.StartLiveLocation(pb.StartLiveLocationRequest(), None)
-    with pytest.raises(Unimplemented) as stop:
-        await desk.servicer.StopLiveLocation(pb.StopLiveLocationRequest(), None)
-
-    assert (start.value.reason, stop.value.reason) == ("NOT_BUILT", "NOT_BUILT")

@@ -9,9 +9,11 @@ import pytest
 from discovery.errors import Unavailable
 from services.sessions.service import Sessions
 from services.sessions.settings import SessionsSettings
+from services.storage.memory.bus import MemoryBus
 from services.storage.memory.cache import MemoryCache
 from services.storage.sqlite.devices import SqliteDeviceStore
 from tests.support.clock import ManualClock
+from tests.support.live import MemoryLiveSessions
 from tests.unit.sessions.conftest import SessionsDesk, connection
 
 ON_EDGE_1 = connection("edge-1", 7)
@@ -89,7 +91,7 @@ async def outage(store: SqliteDeviceStore) -> AsyncIterator[Outage]:
     settings = SessionsSettings(cache_check_s=0.01)
     desk = SessionsDesk(store, settings)
     cache = FragileCache(desk.clock)
-    desk.sessions = Sessions(desk.mesh.mesh, cache, store, desk.clock, settings)
+    desk.sessions = Sessions(desk.mesh.mesh, cache, store, MemoryLiveSessions(), MemoryBus(), desk.clock, settings)
     desk.servicer = desk.sessions.servicer
     async with at_work(desk):
         yield Outage(desk, cache)

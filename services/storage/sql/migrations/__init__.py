@@ -7,7 +7,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, MetaData
 
-from services.storage.sql.schema import DEVICES_METADATA, METADATA, PRIVACY_METADATA
+from services.storage.sql.schema import DEVICES_METADATA, LIVE_SESSIONS_METADATA, METADATA, PRIVACY_METADATA
 
 _HERE = Path(__file__).parent
 
@@ -24,6 +24,7 @@ class History:
 DIRECTORY = History("versions", "directory_schema_version", METADATA)
 DEVICES = History("devices", "devices_schema_version", DEVICES_METADATA)
 PRIVACY = History("privacy", "privacy_schema_version", PRIVACY_METADATA)
+LIVE_SESSIONS = History("live_sessions", "live_sessions_schema_version", LIVE_SESSIONS_METADATA)
 
 
 def migrate(history: History, connection: Connection) -> None:
