@@ -103,10 +103,12 @@ class _Frames:
             },
         }
 
-    def answer(self, name: str, payload: Descriptor | None, words: str) -> None:
-        """A frame that answers one of a client's. "ok" answers many and says nothing."""
+    def answer(self, name: str, payload: Descriptor | None, words: str, key: str = "") -> None:
+        """A frame that answers one of a client's. "ok" answers many and says nothing, or something that a client may
+        ignore: then it has a key of its own.
+        """
         schema = self._payload(name, payload, id=_ID) if payload else _flat(name, {"id": _ID})
-        self._add(f"server.{name}", name, schema, words)
+        self._add(f"server.{key or name}", name, schema, words)
 
     def event(self, kind: FieldDescriptor, words: str) -> None:
         """A frame that the server sends unasked, with a place in the inbox if it is durable."""
@@ -143,15 +145,15 @@ class _Frames:
 
 def _method(document: _Frames, spec: MethodSpec, comments: Comments) -> None:
     words = comments.of(spec.descriptor.full_name)
-    document.receive(spec.frame, descriptor_of(spec.request_type), words, "" if spec.one_way else spec.reply)
+    response = descriptor_of(spec.response_type)
+    key = f"ok.{spec.frame}" if spec.reply == "ok" and response.fields else spec.reply
+    document.receive(spec.frame, descriptor_of(spec.request_type), words, "" if spec.one_way else key)
     if spec.one_way:
         return
-    if spec.reply == "ok":
+    if key == "ok":
         document.answer("ok", None, "The request was carried out.")
     else:
-        document.answer(
-            spec.reply, descriptor_of(spec.response_type), comments.of(spec.response_type.DESCRIPTOR.full_name)
-        )
+        document.answer(spec.reply, response, comments.of(response.full_name), key)
 
 
 def _flat(name: str, properties: Schema, required: Iterable[str] = ()) -> Schema:

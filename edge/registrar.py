@@ -1,4 +1,4 @@
-"""Tells the session registry and presence which connections this edge holds: at every change, and again and again.
+"""Tells the session registry, presence and location which connections this edge holds: at every change, and again and again.
 
 Whatever fails is counted and tried again; connections live and local delivery goes on without the registry.
 """
@@ -16,6 +16,8 @@ from discovery.errors import HitherError
 from discovery.mesh import Mesh
 from edge.metrics import EdgeMetrics
 from edge.settings import EdgeSettings
+from hither.location.v1 import location_service_pb2
+from hither.location.v1.location_service_pb2_grpc import LocationServiceStub
 from hither.presence.v1 import presence_service_pb2
 from hither.presence.v1.presence_service_pb2_grpc import PresenceServiceStub
 from hither.sessions.v1 import sessions_pb2, sessions_service_pb2
@@ -54,6 +56,7 @@ class Registrar:
         self._replaced = replaced
         self._sessions = mesh.stub(SessionsServiceStub)
         self._presence = mesh.stub(PresenceServiceStub)
+        self._location = mesh.stub(LocationServiceStub)
         self._reports: dict[int, presence_service_pb2.DeviceReport] = {}
         self._removals: dict[int, sessions_pb2.Connection] = {}
         self._news = asyncio.Event()
@@ -86,6 +89,7 @@ class Registrar:
             self._news.clear()
             calls = [
                 *(self._report(chunk) for chunk in self._chunks(reports.values())),
+                *(self._report_viewers(chunk) for chunk in self._chunks(reports.values())),
                 *(self._remove(chunk) for chunk in self._chunks(removals.values())),
             ]
             await _gather(calls)
@@ -141,6 +145,26 @@ class Registrar:
             for report in reports:  # those that are connected are reported again anyway
                 if not report.connected and len(self._reports) < _MOST_WAITING:
                     self._reports.setdefault(report.connection_id, report)
+            return False
+        return True
+
+    async def _report_viewers(self, reports: Sequence[presence_service_pb2.DeviceReport]) -> bool:
+        """What presence is told, told to location too. What it does not get it learns from the next report, or by its absence."""
+        request = location_service_pb2.ReportViewersRequest(
+            reports=(
+                location_service_pb2.ViewerReport(
+                    user_id=report.user_id,
+                    connected=report.connected,
+                    connection_id=report.connection_id,
+                    edge_id=report.edge_id,
+                )
+                for report in reports
+            )
+        )
+        try:
+            await self._location.ReportViewers(request, timeout=self._settings.registry_timeout_s)
+        except HitherError as error:
+            self._failed("ReportViewers", error)
             return False
         return True
 

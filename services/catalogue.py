@@ -14,6 +14,7 @@ from services.directory.service import Directory
 from services.directory.tokens import TokenIssuer
 from services.engines import EMBEDDED, Engines
 from services.location.live_service import Live
+from services.location.nearby_service import Nearby
 from services.location.service import Location
 from services.messaging.service import Messaging
 from services.presence.service import Presence
@@ -88,8 +89,11 @@ async def _presence(wiring: Wiring) -> Service:
 
 async def _location(wiring: Wiring) -> Service:
     cache, bus = await wiring.engines.cache(), await wiring.engines.bus()
-    history = await wiring.engines.history() if wiring.config.live.audit_every_s > 0 else None
-    return Location(Live(wiring.mesh, cache, bus, wiring.clock, wiring.config.live, history))
+    privacy, history = await wiring.engines.privacy(), await wiring.engines.history()
+    view_log = await wiring.engines.view_log()
+    settings = wiring.config.location
+    nearby = Nearby(wiring.mesh, cache, bus, privacy, history, view_log, wiring.clock, settings)
+    return Location(nearby, Live(wiring.mesh, cache, bus, wiring.clock, wiring.config.live, history))
 
 
 async def _push(_wiring: Wiring) -> Service:

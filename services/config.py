@@ -19,6 +19,7 @@ from edge.http_settings import HttpSettings
 from edge.settings import EdgeSettings
 from services.directory.settings import DirectorySettings
 from services.location.live_settings import LiveSettings
+from services.location.settings import LocationSettings
 from services.messaging.settings import MessagingSettings
 from services.presence.settings import PresenceSettings
 from services.sessions.settings import SessionsSettings
@@ -126,6 +127,7 @@ class Config:
     messaging: MessagingSettings = field(default_factory=MessagingSettings)
     sessions: SessionsSettings = field(default_factory=SessionsSettings)
     presence: PresenceSettings = field(default_factory=PresenceSettings)
+    location: LocationSettings = field(default_factory=LocationSettings)
     live: LiveSettings = field(default_factory=LiveSettings)
     directory: DirectorySettings = field(default_factory=DirectorySettings)
     telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)

@@ -23,6 +23,7 @@ from services.ports.location_history import LocationHistory
 from services.ports.log import Log
 from services.ports.message_store import MessageStore
 from services.ports.privacy_store import PrivacyStore
+from services.ports.view_log import ViewLog
 
 EMBEDDED = "embedded"
 _AS_DEVICES = "devices"
@@ -91,6 +92,10 @@ class Engines:
         """Where users were."""
         return await self._once("history", self._open_history)
 
+    async def view_log(self) -> ViewLog:
+        """Who was shown where whom was, in the place of the history."""
+        return await self._once("view_log", self._open_view_log, self._urls.history)
+
     async def cache(self) -> Cache:
         """Connections and presence."""
         return await self._once("cache", self._open_cache)
@@ -99,10 +104,11 @@ class Engines:
         """News between the instances."""
         return await self._once("bus", self._open_bus)
 
-    async def _once(self, name: str, open_engine: Callable[[str], Awaitable[T]]) -> T:
+    async def _once(self, name: str, open_engine: Callable[[str], Awaitable[T]], url: str = "") -> T:
+        """The engine of that name; opened at the URL of the setting of that name, if none is given."""
         engine = self._opened.get(name)
         if engine is None:
-            opened = await open_engine(getattr(self._urls, name))
+            opened = await open_engine(url or getattr(self._urls, name))
             self._stack.push_async_callback(opened.close)
             engine = self._opened[name] = self._health.watch(name, opened)
         return cast(T, engine)
@@ -141,6 +147,16 @@ class Engines:
 
         hosts, port, keyspace, replication = _cassandra("history", url)
         return await CassandraLocationHistory.open(hosts, port, keyspace, SystemClock(), replication=replication)
+
+    async def _open_view_log(self, url: str) -> ViewLog:
+        if url == EMBEDDED:
+            from services.storage.sqlite.views import SqliteViewLog
+
+            return await SqliteViewLog.open(self._data.database("views"), SystemClock())
+        from services.storage.cassandra.views import CassandraViewLog
+
+        hosts, port, keyspace, replication = _cassandra("history", url)
+        return await CassandraViewLog.open(hosts, port, keyspace, SystemClock(), replication=replication)
 
     async def _open_devices(self, url: str) -> DeviceStore:
         if url == EMBEDDED:

@@ -232,6 +232,13 @@ class DirectoryServicer(DirectoryServiceServicer):
             kind=kind_value(found.kind), member_ids=[member.user_id for member in found.members]
         )
 
+    async def FindNames(self, request: pb.FindNamesRequest, context: object) -> pb.FindNamesResponse:
+        """See the contract."""
+        users = await self._store.read(lambda tables: tables.users.find(request.user_ids))
+        return pb.FindNamesResponse(
+            names=(pb.UserName(user_id=user.user_id, name=user.name) for user in users.values())
+        )
+
     async def ListFriendIds(self, request: pb.ListFriendIdsRequest, context: object) -> pb.ListFriendIdsResponse:
         """See the contract."""
         found = await self._store.read(

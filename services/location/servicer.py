@@ -1,32 +1,20 @@
-"""LocationService: takes each request apart and has it done. What is not built says so; nothing pretends."""
+"""LocationService: takes each request apart and has it done; what is about friends nearby in a part of its own."""
 
-from typing import NoReturn
-
-from discovery.errors import Unimplemented
 from discovery.rpc.call import current_call
 from hither.location.v1 import location_service_pb2 as pb
 from hither.location.v1.location_pb2 import Fix
 from hither.location.v1.location_service_pb2_grpc import LocationServiceServicer
 from services.location.live_service import Live
+from services.location.nearby_service import Nearby
+from services.location.nearby_servicer import NearbyMethods
 
 
-class LocationServicer(LocationServiceServicer):
-    """See hither/location/v1/location_service.proto. Of nearby friends every method raises Unimplemented (NOT_BUILT)."""
+class LocationServicer(NearbyMethods, LocationServiceServicer):
+    """See hither/location/v1/location_service.proto for what each method does and refuses."""
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, nearby: Nearby, live: Live) -> None:
+        self._nearby = nearby
         self._live = live
-
-    async def UpdateLocation(self, request: pb.UpdateLocationRequest, context: object) -> NoReturn:
-        """Not built yet."""
-        raise _not_built()
-
-    async def ListNearbyFriends(self, request: pb.ListNearbyFriendsRequest, context: object) -> NoReturn:
-        """Not built yet."""
-        raise _not_built()
-
-    async def UpdateLocationSharing(self, request: pb.UpdateLocationSharingRequest, context: object) -> NoReturn:
-        """Not built yet."""
-        raise _not_built()
 
     async def UpdateLiveLocation(
         self, request: pb.UpdateLiveLocationRequest, context: object
@@ -56,7 +44,3 @@ class LocationServicer(LocationServiceServicer):
         """See the contract."""
         await self._live.locations.end(request.session_id, request.reason)
         return pb.EndLiveLocationResponse()
-
-
-def _not_built() -> Unimplemented:
-    return Unimplemented("Whereabouts are not built yet.", reason="NOT_BUILT")

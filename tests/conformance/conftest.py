@@ -24,8 +24,10 @@ from services.ports.location_history import LocationHistory
 from services.ports.log import Log
 from services.ports.message_store import MessageStore
 from services.ports.privacy_store import PrivacyStore
+from services.ports.view_log import ViewLog
 from services.storage.cassandra.history import CassandraLocationHistory
 from services.storage.cassandra.messages import CassandraMessageStore
+from services.storage.cassandra.views import CassandraViewLog
 from services.storage.kafka.log import KafkaLog
 from services.storage.memory.bus import MemoryBus
 from services.storage.memory.cache import MemoryCache
@@ -41,6 +43,7 @@ from services.storage.sqlite.devices import SqliteDeviceStore
 from services.storage.sqlite.history import SqliteLocationHistory
 from services.storage.sqlite.log import SqliteLog
 from services.storage.sqlite.messages import SqliteMessageStore
+from services.storage.sqlite.views import SqliteViewLog
 from tests.support.bus_servers import announce
 from tests.support.clock import ManualClock
 from tests.support.servers.cassandra import CassandraServer
@@ -83,8 +86,8 @@ class Rig(Generic[Port]):
 LogRig = Rig[Log]
 MessageStoreRig = Rig[MessageStore]
 DeviceStoreRig = Rig[DeviceStore]
-LiveSessionStoreRig = Rig[LiveSessionStore]
 PrivacyStoreRig = Rig[PrivacyStore]
+LiveSessionStoreRig = Rig[LiveSessionStore]
 
 
 def sqlite_log(folder: Path) -> LogRig:
@@ -142,17 +145,6 @@ def postgresql_device_store(request: pytest.FixtureRequest) -> DeviceStoreRig:
     return Rig(lambda: SqlDeviceStore.open(url))
 
 
-def sqlite_live_session_store(request: pytest.FixtureRequest) -> LiveSessionStoreRig:
-    folder: Path = request.getfixturevalue("tmp_path")
-    return Rig(lambda: SqlLiveSessionStore.open(sqlite_url(folder / "live_sessions.db")))
-
-
-def postgresql_live_session_store(request: pytest.FixtureRequest) -> LiveSessionStoreRig:
-    server: PostgresqlServer = request.getfixturevalue("postgresql_server")
-    url = server.new_database()
-    return Rig(lambda: SqlLiveSessionStore.open(url))
-
-
 def sqlite_privacy_store(request: pytest.FixtureRequest) -> PrivacyStoreRig:
     folder: Path = request.getfixturevalue("tmp_path")
     return Rig(lambda: SqlPrivacyStore.open(sqlite_url(folder / "privacy.db")))
@@ -170,16 +162,27 @@ def sharded_device_store(request: pytest.FixtureRequest) -> DeviceStoreRig:
     return Rig(lambda: ShardedDeviceStore.open(urls))
 
 
+def sqlite_live_session_store(request: pytest.FixtureRequest) -> LiveSessionStoreRig:
+    folder: Path = request.getfixturevalue("tmp_path")
+    return Rig(lambda: SqlLiveSessionStore.open(sqlite_url(folder / "live_sessions.db")))
+
+
+def postgresql_live_session_store(request: pytest.FixtureRequest) -> LiveSessionStoreRig:
+    server: PostgresqlServer = request.getfixturevalue("postgresql_server")
+    url = server.new_database()
+    return Rig(lambda: SqlLiveSessionStore.open(url))
+
+
 MESSAGE_STORES: dict[str, Callable[[pytest.FixtureRequest], MessageStoreRig]] = {
     "sqlite": sqlite_message_store,
     "cassandra": cassandra_message_store,
 }
 
 
-class HistoryRig(Rig[LocationHistory]):
-    """`clock` is the history's; `pass_time` lets time pass for its engine, too."""
+class ClockedRig(Rig[Port]):
+    """`clock` is the adapter's; `pass_time` lets time pass for its engine, too."""
 
-    def __init__(self, make: Callable[[Clock], Awaitable[LocationHistory]], clock: Clock) -> None:
+    def __init__(self, make: Callable[[Clock], Awaitable[Port]], clock: Clock) -> None:
         super().__init__(lambda: make(clock))
         self.clock = clock
 
@@ -189,6 +192,27 @@ class HistoryRig(Rig[LocationHistory]):
             self.clock.advance(seconds)
         else:
             await asyncio.sleep(seconds)
+
+
+HistoryRig = ClockedRig[LocationHistory]
+ViewLogRig = ClockedRig[ViewLog]
+
+
+def sqlite_view_log(request: pytest.FixtureRequest) -> ViewLogRig:
+    folder: Path = request.getfixturevalue("tmp_path")
+    return ViewLogRig(lambda clock: SqliteViewLog.open(folder / "views.db", clock), ManualClock())
+
+
+def cassandra_view_log(request: pytest.FixtureRequest) -> ViewLogRig:
+    server: CassandraServer = request.getfixturevalue("cassandra_server")
+    server.empty("views")
+    return ViewLogRig(lambda clock: CassandraViewLog.open(["127.0.0.1"], server.port, "views", clock), SystemClock())
+
+
+VIEW_LOGS: dict[str, Callable[[pytest.FixtureRequest], ViewLogRig]] = {
+    "sqlite": sqlite_view_log,
+    "cassandra": cassandra_view_log,
+}
 
 
 def sqlite_history(request: pytest.FixtureRequest) -> HistoryRig:
@@ -214,14 +238,14 @@ DEVICE_STORES: dict[str, Callable[[pytest.FixtureRequest], DeviceStoreRig]] = {
     "sharded": sharded_device_store,
 }
 
-LIVE_SESSION_STORES: dict[str, Callable[[pytest.FixtureRequest], LiveSessionStoreRig]] = {
-    "sqlite": sqlite_live_session_store,
-    "postgresql": postgresql_live_session_store,
-}
-
 PRIVACY_STORES: dict[str, Callable[[pytest.FixtureRequest], PrivacyStoreRig]] = {
     "sqlite": sqlite_privacy_store,
     "postgresql": postgresql_privacy_store,
+}
+
+LIVE_SESSION_STORES: dict[str, Callable[[pytest.FixtureRequest], LiveSessionStoreRig]] = {
+    "sqlite": sqlite_live_session_store,
+    "postgresql": postgresql_live_session_store,
 }
 
 
@@ -392,18 +416,6 @@ async def devices(device_store_rig: DeviceStoreRig) -> DeviceStore:
     return await device_store_rig.open()
 
 
-@pytest.fixture(params=list(LIVE_SESSION_STORES.values()), ids=list(LIVE_SESSION_STORES))
-async def live_session_store_rig(request: pytest.FixtureRequest) -> AsyncIterator[LiveSessionStoreRig]:
-    rig: LiveSessionStoreRig = request.param(request)
-    yield rig
-    await rig.dispose()
-
-
-@pytest.fixture
-async def live_sessions(live_session_store_rig: LiveSessionStoreRig) -> LiveSessionStore:
-    return await live_session_store_rig.open()
-
-
 @pytest.fixture(params=list(PRIVACY_STORES.values()), ids=list(PRIVACY_STORES))
 async def privacy_store_rig(request: pytest.FixtureRequest) -> AsyncIterator[PrivacyStoreRig]:
     rig: PrivacyStoreRig = request.param(request)
@@ -426,6 +438,30 @@ async def history_rig(request: pytest.FixtureRequest) -> AsyncIterator[HistoryRi
 @pytest.fixture
 async def history(history_rig: HistoryRig) -> LocationHistory:
     return await history_rig.open()
+
+
+@pytest.fixture(params=list(LIVE_SESSION_STORES.values()), ids=list(LIVE_SESSION_STORES))
+async def live_session_store_rig(request: pytest.FixtureRequest) -> AsyncIterator[LiveSessionStoreRig]:
+    rig: LiveSessionStoreRig = request.param(request)
+    yield rig
+    await rig.dispose()
+
+
+@pytest.fixture
+async def live_sessions(live_session_store_rig: LiveSessionStoreRig) -> LiveSessionStore:
+    return await live_session_store_rig.open()
+
+
+@pytest.fixture(params=list(VIEW_LOGS.values()), ids=list(VIEW_LOGS))
+async def view_log_rig(request: pytest.FixtureRequest) -> AsyncIterator[ViewLogRig]:
+    rig: ViewLogRig = request.param(request)
+    yield rig
+    await rig.dispose()
+
+
+@pytest.fixture
+async def view_log(view_log_rig: ViewLogRig) -> ViewLog:
+    return await view_log_rig.open()
 
 
 @pytest.fixture(params=list(CACHES.values()), ids=list(CACHES))

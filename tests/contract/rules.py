@@ -81,9 +81,15 @@ def has_a_frame_of_its_own(contract: Contract) -> Iterator[str]:
             yield f"{spec.path}: the reply {spec.reply} means something else already"
 
 
+ADVICE_BESIDE_OK = frozenset({"location_update"})
+"""Frames whose `ok` says something that a client may ignore."""
+
+
 def answers_ok_with_nothing(contract: Contract) -> Iterator[str]:
     """A frame that is answered with `ok`, or not at all, has nothing to say: its response is empty."""
     for spec in contract.specs:
+        if spec.frame in ADVICE_BESIDE_OK:
+            continue
         if spec.frame and (spec.one_way or spec.reply == "ok") and spec.response_type.DESCRIPTOR.fields:
             yield f"{spec.path}: {spec.response_type.DESCRIPTOR.name} would be lost behind `ok`"
 

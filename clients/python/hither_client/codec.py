@@ -11,6 +11,8 @@ from hither_client.models import (
     Connected,
     ConversationsPage,
     Event,
+    FriendLocationGone,
+    FriendLocationUpdate,
     HistoryPage,
     LiveLocationEnded,
     LiveLocationMoved,
@@ -31,7 +33,11 @@ SUBPROTOCOL = "hither.v1.json"
 
 @dataclass(frozen=True, slots=True)
 class Ok:
-    """A request was done; there is nothing to say about it."""
+    """A request was done; of an update of the place, see Advice."""
+
+    next_update_s: int = 0
+    min_move_m: int = 0
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +172,8 @@ _BODIES: Mapping[str, Callable[[bytes | str | msgspec.Raw], Body]] = {
     "live_location_stale": msgspec.json.Decoder(LiveLocationStale, strict=False).decode,
     "live_location_started": msgspec.json.Decoder(LiveLocationStarted, strict=False).decode,
     "live_location_renewed": msgspec.json.Decoder(LiveLocationStarted, strict=False).decode,
+    "friend_location_update": msgspec.json.Decoder(FriendLocationUpdate, strict=False).decode,
+    "friend_location_gone": msgspec.json.Decoder(FriendLocationGone, strict=False).decode,
     "connected": msgspec.json.Decoder(Connected, strict=False).decode,
     "synced": msgspec.json.Decoder(Synced, strict=False).decode,
     "ack": msgspec.json.Decoder(Ack, strict=False).decode,
@@ -173,7 +181,7 @@ _BODIES: Mapping[str, Callable[[bytes | str | msgspec.Raw], Body]] = {
     "pong": msgspec.json.Decoder(Pong).decode,
     "reconnect": msgspec.json.Decoder(Reconnect, strict=False).decode,
     "error": msgspec.json.Decoder(Refusal, strict=False).decode,
-    "presences": msgspec.json.Decoder(Presences, strict=False).decode,
     "conversations_page": msgspec.json.Decoder(ConversationsPage, strict=False).decode,
+    "presences": msgspec.json.Decoder(Presences, strict=False).decode,
     "history_page": msgspec.json.Decoder(HistoryPage, strict=False).decode,
 }

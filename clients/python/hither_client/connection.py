@@ -11,19 +11,26 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
 from types import TracebackType
-from typing import Literal, Self, TypeAlias, TypeVar
+from typing import Literal, Self, TypeAlias
 from urllib.parse import urlsplit, urlunsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.typing import Subprotocol
 
-from hither_client.codec import SUBPROTOCOL, UnreadableFrame, decode_frame
+from hither_client.codec import SUBPROTOCOL, Ok, UnreadableFrame, decode_frame
 from hither_client.cursor import CursorStore, MemoryCursorStore
-from hither_client.errors import ClientClosed, NoAnswer, ProtocolFailure, RequestFailed
-from hither_client.live import SharedLocation
+from hither_client.errors import (
+    ClientClosed,
+    InvalidRequest,
+    NoAnswer,
+    ProtocolFailure,
+    RequestFailed,
+    TemporarilyUnavailable,
+    WrongState,
+)
+from hither_client.live import LiveRequests
 from hither_client.models import (
     Ack,
     Connected,
@@ -31,20 +38,16 @@ from hither_client.models import (
     ConversationsPage,
     Event,
     HistoryPage,
-    LiveLocations,
-    LiveLocationStarted,
-    LiveLocationView,
     PresenceChanged,
     Presences,
     place,
 )
 from hither_client.outbox import Request
-from hither_client.state import ClientSettings, ClientState, Phase, Reply
+from hither_client.places import Advice, Pace, Place, PlaceSource
+from hither_client.state import ClientSettings, ClientState, Phase, Reply, expect
 
 TokenSource: TypeAlias = str | Callable[[], Awaitable[str]]
 """An access token, or a function that gets one: it is called before each connection, so that it may renew it."""
-
-_R = TypeVar("_R", Ack, ConversationsPage, HistoryPage, LiveLocations, LiveLocationStarted, Presences)
 
 _MAX_FRAME_BYTES = 16 * 2**20
 _BAD_TOKEN = 4100
@@ -68,7 +71,7 @@ class EventStream:
         return await self._client.next_event()
 
 
-class HitherClient:
+class HitherClient(LiveRequests):
     """One device of one user, connected for as long as the block lasts, whatever happens to the network.
 
         async with HitherClient("http://127.0.0.1:8080", token) as client:
@@ -93,6 +96,7 @@ class HitherClient:
         settings: ClientSettings | None = None,
         open_timeout_s: float = 30.0,
         proxy: str | Literal[True] | None = True,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._urls = deque(_socket_url(one) for one in ([url] if isinstance(url, str) else url))
         if not self._urls:
@@ -102,6 +106,7 @@ class HitherClient:
         self._settings = settings or ClientSettings()
         self._open_timeout_s = open_timeout_s
         self._proxy: str | Literal[True] | None = proxy
+        self._sleep = sleep
         self._state = ClientState(self._settings)
         self._slots = asyncio.Semaphore(self._settings.unanswered_limit)
         self._waiting: dict[str, asyncio.Future[Reply]] = {}
@@ -208,7 +213,7 @@ class HitherClient:
         reply = await self._request(
             "send_message", fields, lane=f"to {to}" if to else f"in {conversation_id}", timeout_s=timeout_s
         )
-        return _expect(reply, Ack)
+        return expect(reply, Ack)
 
     async def mark_read(self, conversation_id: str, seq: int, *, timeout_s: float = 30.0) -> None:
         """The user has read the conversation up to `seq`."""
@@ -229,7 +234,27 @@ class HitherClient:
         none, news of all friends come. Holds for the present connection: to be said again after a `Connected`.
         """
         reply = await self._request("watch_presence", {"user_ids": list(user_ids)}, timeout_s=timeout_s)
-        return _expect(reply, Presences).presences
+        return expect(reply, Presences).presences
+
+    async def update_location(self, place: Place, *, radius: float = 0.0, timeout_s: float = 30.0) -> Advice:
+        """The device is there; friends are told of to it up to `radius` miles away (zero: 5). Raises InvalidRequest or WrongState
+        for what cannot be true, TemporarilyUnavailable (NoAnswer after `timeout_s`) while places cannot be kept.
+        """
+        fields = place.fields() | ({"radius": radius} if radius else {})
+        reply = expect(await self._request("location_update", fields, lane="location", timeout_s=timeout_s), Ok)
+        return Advice(reply.next_update_s, reply.min_move_m, reply.shared)
+
+    async def share_location(self, source: PlaceSource, *, radius: float = 0.0) -> None:
+        """Tells where the device is, as often as the server asks for it, until the source says None or the task is cancelled.
+
+        A place that the server refuses, or that could not be told in time, is passed over.
+        """
+        pace = Pace()
+        while (place := await source()) is not None:
+            if pace.is_due(place, time.monotonic()):
+                with contextlib.suppress(InvalidRequest, WrongState, TemporarilyUnavailable, NoAnswer):
+                    pace.told(place, await self.update_location(place, radius=radius), time.monotonic())
+            await self._sleep(pace.wait_s)
 
     async def history(
         self,
@@ -246,7 +271,7 @@ class HitherClient:
         fields |= {"before_seq": str(before_seq)} if before_seq else {}
         fields |= {"after_seq": str(after_seq)} if after_seq else {}
         fields |= {"page_token": page_token} if page_token else {}
-        return _expect(await self._request("history", fields, timeout_s=timeout_s), HistoryPage)
+        return expect(await self._request("history", fields, timeout_s=timeout_s), HistoryPage)
 
     async def inbox_conversations(
         self, *, page_size: int = 50, page_token: str = "", timeout_s: float = 30.0
@@ -254,40 +279,7 @@ class HitherClient:
         """A page of the user's conversations, the last active first, with what is unread; at most 100."""
         fields: dict[str, object] = {"page_size": page_size}
         fields |= {"page_token": page_token} if page_token else {}
-        return _expect(await self._request("conversations", fields, timeout_s=timeout_s), ConversationsPage)
-
-    async def start_live_location(
-        self, conversation_id: str, duration_s: int, *, opaque: bool = False, timeout_s: float = 30.0
-    ) -> SharedLocation:
-        """Starts to share where the user is, for so long (at most 24 h). `opaque`: as ciphertexts only. What the user shared
-        there before ends.
-        """
-        fields: dict[str, object] = {"conversation_id": conversation_id, "duration_s": duration_s, "opaque": opaque}
-        fields["request_id"] = uuid.uuid4().hex
-        started = await self._start("start_live_location", fields, timeout_s=timeout_s)
-        return SharedLocation(started, self._request, self._start)
-
-    def shared_location(self, session_id: str, expires_at: datetime) -> SharedLocation:
-        """A live location that was started before: by another device, or before the application died."""
-        return SharedLocation(LiveLocationStarted(session_id, expires_at), self._request, self._start)
-
-    async def watch_live_location(self, conversation_id: str, *, timeout_s: float = 30.0) -> Sequence[LiveLocationView]:
-        """Watches what is shared in the conversation; returns what there is to see. What follows comes as events:
-        LiveLocationMoved, LiveLocationStale, LiveLocationEnded; and LiveLocations, since the client asks again after each
-        reconnection and every minute, until `unwatch_live_location` or until the user is a member no longer (ServerError).
-        """
-        reply = await self._request("watch_live_location", {"conversation_id": conversation_id}, timeout_s=timeout_s)
-        self._state.watches.add(conversation_id, time.monotonic())
-        self._wake.set()
-        return _expect(reply, LiveLocations).sessions
-
-    async def unwatch_live_location(self, conversation_id: str, *, timeout_s: float = 30.0) -> None:
-        """Watches the conversation no longer."""
-        self._state.watches.remove(conversation_id)
-        await self._request("unwatch_live_location", {"conversation_id": conversation_id}, timeout_s=timeout_s)
-
-    async def _start(self, frame_type: str, fields: dict[str, object], *, timeout_s: float) -> LiveLocationStarted:
-        return _expect(await self._request(frame_type, fields, timeout_s=timeout_s), LiveLocationStarted)
+        return expect(await self._request("conversations", fields, timeout_s=timeout_s), ConversationsPage)
 
     def typing(self, conversation_id: str) -> None:
         """Tells the others that the user is typing. Dropped where there is no connection."""
@@ -473,12 +465,6 @@ def _socket_url(url: str) -> str:
     scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
     path = parts.path if parts.path not in {"", "/"} else "/ws"
     return urlunsplit((scheme, parts.netloc, path, parts.query, ""))
-
-
-def _expect(reply: Reply, kind: type[_R]) -> _R:
-    if isinstance(reply, kind):
-        return reply
-    raise ProtocolFailure(_PROTOCOL_FAILURE, f"the server answered with {type(reply).__name__}, not {kind.__name__}")
 
 
 def _first(errors: BaseExceptionGroup[Exception]) -> Exception:

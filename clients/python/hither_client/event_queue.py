@@ -12,6 +12,8 @@ from hither_client.models import (
     Connected,
     Disconnected,
     Event,
+    FriendLocationGone,
+    FriendLocationUpdate,
     LiveLocationEnded,
     LiveLocationMoved,
     LiveLocations,
@@ -78,8 +80,14 @@ def _key(event: Event) -> _Key:
             return ("typing", event.conversation_id, event.user_id)
         case PresenceChanged():
             return ("presence", event.user_id)
-        case LiveLocations() | LiveLocationMoved() | LiveLocationEnded() | LiveLocationStale():
-            return _live_key(event)
+        case (
+            FriendLocationUpdate()
+            | FriendLocationGone()
+            | LiveLocationMoved()
+            | LiveLocationEnded()
+            | LiveLocationStale()
+        ):
+            return _whereabouts_key(event)
         case Synced():
             return ("synced",)
         case Connected() | Disconnected():
@@ -89,12 +97,14 @@ def _key(event: Event) -> _Key:
         case OtherEvent():
             about = ("friend_id", "session_id", "user_id", "conversation_id")
             return (event.type, *(f"{name}={event.fields[name]}" for name in about if name in event.fields))
-        case _:
-            return (type(event).__name__,)
+        case _:  # what there is to see in a watched conversation, among others
+            return (type(event).__name__, event.conversation_id if isinstance(event, LiveLocations) else "")
 
 
-def _live_key(event: LiveLocations | LiveLocationMoved | LiveLocationEnded | LiveLocationStale) -> _Key:
-    """The newest about a session is enough; what there is to see in a conversation is about all of its sessions."""
-    if isinstance(event, LiveLocations):
-        return ("live_locations", event.conversation_id)
+def _whereabouts_key(
+    event: FriendLocationUpdate | FriendLocationGone | LiveLocationMoved | LiveLocationEnded | LiveLocationStale,
+) -> _Key:
+    """The newest about a friend or a session is enough."""
+    if isinstance(event, FriendLocationUpdate | FriendLocationGone):
+        return ("nearby", event.friend_id)
     return ("live_location", event.session_id)

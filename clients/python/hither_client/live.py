@@ -1,9 +1,15 @@
 """Sharing where one is, live, as its user holds it in hand: every call is one frame of the contract."""
 
+import asyncio
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
-from hither_client.models import LiveLocationStarted
+from hither_client.models import LiveLocations, LiveLocationStarted, LiveLocationView
+from hither_client.state import ClientState, Reply, expect
 
 
 class Asks(Protocol):
@@ -80,3 +86,47 @@ class SharedLocation:
     @property
     def _lane(self) -> str:
         return f"live {self.session_id}"
+
+
+class LiveRequests(ABC):
+    """What HitherClient can do about live locations."""
+
+    _state: ClientState
+    _wake: asyncio.Event
+
+    @abstractmethod
+    async def _request(self, frame_type: str, fields: dict[str, object], *, lane: str = "", timeout_s: float) -> Reply:
+        """Makes a request and waits for its answer."""
+
+    async def start_live_location(
+        self, conversation_id: str, duration_s: int, *, opaque: bool = False, timeout_s: float = 30.0
+    ) -> SharedLocation:
+        """Starts to share where the user is, for so long (at most 24 h). `opaque`: as ciphertexts only. What the user shared
+        there before ends.
+        """
+        fields: dict[str, object] = {"conversation_id": conversation_id, "duration_s": duration_s, "opaque": opaque}
+        fields["request_id"] = uuid.uuid4().hex
+        started = await self._start("start_live_location", fields, timeout_s=timeout_s)
+        return SharedLocation(started, self._request, self._start)
+
+    def shared_location(self, session_id: str, expires_at: datetime) -> SharedLocation:
+        """A live location that was started before: by another device, or before the application died."""
+        return SharedLocation(LiveLocationStarted(session_id, expires_at), self._request, self._start)
+
+    async def watch_live_location(self, conversation_id: str, *, timeout_s: float = 30.0) -> Sequence[LiveLocationView]:
+        """Watches what is shared in the conversation; returns what there is to see. What follows comes as events:
+        LiveLocationMoved, LiveLocationStale, LiveLocationEnded; and LiveLocations, since the client asks again after each
+        reconnection and every minute, until `unwatch_live_location` or until the user is a member no longer (ServerError).
+        """
+        reply = await self._request("watch_live_location", {"conversation_id": conversation_id}, timeout_s=timeout_s)
+        self._state.watches.add(conversation_id, time.monotonic())
+        self._wake.set()
+        return expect(reply, LiveLocations).sessions
+
+    async def unwatch_live_location(self, conversation_id: str, *, timeout_s: float = 30.0) -> None:
+        """Watches the conversation no longer."""
+        self._state.watches.remove(conversation_id)
+        await self._request("unwatch_live_location", {"conversation_id": conversation_id}, timeout_s=timeout_s)
+
+    async def _start(self, frame_type: str, fields: dict[str, object], *, timeout_s: float) -> LiveLocationStarted:
+        return expect(await self._request(frame_type, fields, timeout_s=timeout_s), LiveLocationStarted)

@@ -103,7 +103,7 @@ class Privacy:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class LivePlace:
     """Where somebody was, and when: `lat` and `lng` in degrees, or the `ciphertext` that stands for them."""
 
     timestamp: datetime
@@ -119,8 +119,8 @@ class LiveLocationView:
 
     session_id: str
     user_id: str
-    latest: Place | None = None
-    trail: tuple[Place, ...] = ()
+    latest: LivePlace | None = None
+    trail: tuple[LivePlace, ...] = ()
     expires_at: datetime | None = None
     opaque: bool = False
     stale: bool = False
@@ -171,6 +171,27 @@ class LiveLocationStarted:
 
     session_id: str
     expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class FriendLocationUpdate:
+    """A friend is nearby, or moved there: `distance` in miles, the place as exactly (`precision`) as the friend lets be known."""
+
+    friend_id: str
+    name: str
+    distance: float
+    lat: float
+    lng: float
+    timestamp: datetime
+    precision: str = "EXACT"
+
+
+@dataclass(frozen=True, slots=True)
+class FriendLocationGone:
+    """A friend is nearby no longer: LEFT, STOPPED or EXPIRED."""
+
+    friend_id: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +250,8 @@ Event: TypeAlias = (
     | LiveLocationMoved
     | LiveLocationEnded
     | LiveLocationStale
+    | FriendLocationUpdate
+    | FriendLocationGone
     | Connected
     | Synced
     | Disconnected
@@ -266,6 +289,55 @@ class ConversationsPage:
 
     conversations: tuple[InboxConversation, ...] = ()
     next_page_token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fix:
+    """A place at a time, in degrees; the accuracy is a radius in metres, zero if not known."""
+
+    lat: float
+    lng: float
+    timestamp: datetime
+    accuracy_m: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class NearbyFriend:
+    """A friend who is near: `distance` in miles to the place as it is shown."""
+
+    friend_id: str
+    name: str
+    distance: float
+    fix: Fix
+    precision: str
+
+
+@dataclass(frozen=True, slots=True)
+class LocationSharing:
+    """Whether friends may see where the user is, and how exactly those about whom nothing else was decided."""
+
+    enabled: bool = False
+    default_precision: str = "EXACT"
+
+
+@dataclass(frozen=True, slots=True)
+class LocationGrant:
+    """What the user decided about one friend: HIDDEN, CITY, KILOMETRE or EXACT, until it ends (None: never)."""
+
+    friend_id: str
+    precision: str
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LocationView:
+    """Who was shown where the user is in 5 minutes: how exactly, when last, and how often at least."""
+
+    viewer_id: str
+    precision: str
+    start_time: datetime
+    last_time: datetime
+    count: int
 
 
 @dataclass(frozen=True, slots=True)

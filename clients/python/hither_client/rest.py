@@ -15,7 +15,11 @@ from hither_client.models import (
     Conversation,
     Friendship,
     HistoryPage,
+    LocationGrant,
+    LocationSharing,
+    LocationView,
     Message,
+    NearbyFriend,
     PresenceChanged,
     Privacy,
     Tokens,
@@ -138,6 +142,56 @@ class RestClient:
         given = {name: audience for name, audience in body.items() if audience is not None}
         return (await self._call("PUT", "/settings/privacy", _PrivacyAnswer, given)).privacy
 
+    # Places
+
+    async def nearby_friends(self, *, radius: float = 0.0) -> Sequence[NearbyFriend]:
+        """Friends within the radius in miles (zero: as far as the last update of the place said), nearest first."""
+        friends: list[NearbyFriend] = []
+        token, query = "", {"radius": str(radius)} if radius else {}
+        while True:
+            page = await self._call("GET", "/nearby-friends", _NearbyAnswer, query={**query, **_paging(token)})
+            friends += page.friends
+            if not (token := page.next_page_token):
+                return friends
+
+    async def location_sharing(self) -> LocationSharing:
+        """Whether and how the user shares."""
+        return await self._call("GET", "/settings/location-sharing", LocationSharing)
+
+    async def set_location_sharing(self, enabled: bool, default_precision: str = "") -> LocationSharing:
+        """Turns sharing on or off; without a precision that stays as it was."""
+        body = {"enabled": enabled, "default_precision": default_precision}
+        return await self._call("PUT", "/settings/location-sharing", LocationSharing, body)
+
+    async def grant_location(self, friend_id: str, precision: str, *, duration_s: int = 0) -> LocationGrant:
+        """Decides what one friend may know, for a time or (zero) for good. Raises NotFriends or LimitReached."""
+        body = {"friend_id": friend_id, "precision": precision, "duration_s": duration_s}
+        return (await self._call("PUT", "/location-grants", _GrantAnswer, body)).grant
+
+    async def revoke_location(self, friend_id: str) -> None:
+        """Takes back what was decided about a friend: the default holds again."""
+        await self._call("DELETE", f"/location-grants/{friend_id}", _Nothing)
+
+    async def location_grants(self) -> Sequence[LocationGrant]:
+        """What was decided about single friends, by friend id."""
+        grants: list[LocationGrant] = []
+        token = ""
+        while True:
+            page = await self._call("GET", "/location-grants", _GrantsAnswer, query=_paging(token))
+            grants += page.grants
+            if not (token := page.next_page_token):
+                return grants
+
+    async def location_views(self) -> AsyncIterator[LocationView]:
+        """Who was shown where the user is in the last 30 days, newest first."""
+        token = ""
+        while True:
+            page = await self._call("GET", "/location-views", _ViewsAnswer, query=_paging(token))
+            for view in page.views:
+                yield view
+            if not (token := page.next_page_token):
+                return
+
     # Conversations
 
     async def create_conversation(self, name: str, member_ids: Sequence[str], *, request_id: str = "") -> Conversation:
@@ -253,6 +307,25 @@ class _ConversationAnswer(msgspec.Struct):
 
 class _ConversationsAnswer(msgspec.Struct):
     conversations: list[Conversation] = []
+    next_page_token: str = ""
+
+
+class _NearbyAnswer(msgspec.Struct):
+    friends: list[NearbyFriend] = []
+    next_page_token: str = ""
+
+
+class _GrantAnswer(msgspec.Struct):
+    grant: LocationGrant
+
+
+class _GrantsAnswer(msgspec.Struct):
+    grants: list[LocationGrant] = []
+    next_page_token: str = ""
+
+
+class _ViewsAnswer(msgspec.Struct):
+    views: list[LocationView] = []
     next_page_token: str = ""
 
 

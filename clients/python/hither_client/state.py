@@ -8,7 +8,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from hither_client.backoff import Backoff
 from hither_client.codec import (
@@ -20,7 +20,7 @@ from hither_client.codec import (
     SyncPage,
     encode_frame,
 )
-from hither_client.errors import RequestFailed, connection_ended, request_failed
+from hither_client.errors import ProtocolFailure, RequestFailed, connection_ended, request_failed
 from hither_client.event_queue import EventQueue
 from hither_client.inbox import Inbox
 from hither_client.models import (
@@ -42,6 +42,9 @@ from hither_client.watches import Watches
 
 Reply: TypeAlias = Ack | ConversationsPage | HistoryPage | LiveLocations | LiveLocationStarted | Presences | Ok
 
+_R = TypeVar("_R", Ack, ConversationsPage, HistoryPage, LiveLocations, LiveLocationStarted, Ok, Presences)
+
+_PROTOCOL_FAILURE = 4102
 _SYNC_PREFIX = "sync-"
 _BAD_TOKEN = 4100
 _NO_RETURN = range(4100, 4200)
@@ -344,3 +347,10 @@ class ClientState:
         if self._synced_pos is not None and (self.inbox.last or 0) >= self._synced_pos:
             pos, self._synced_pos = self._synced_pos, None
             self.queue.put(Synced(pos))
+
+
+def expect(reply: Reply, kind: type[_R]) -> _R:
+    """The reply, which must be of that kind. Raises ProtocolFailure."""
+    if isinstance(reply, kind):
+        return reply
+    raise ProtocolFailure(_PROTOCOL_FAILURE, f"the server answered with {type(reply).__name__}, not {kind.__name__}")

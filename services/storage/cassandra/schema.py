@@ -73,6 +73,20 @@ HISTORY = Schema(
         ),
     ),
 )
+# Thirty days live: a window of compaction for each.
+VIEWS = Schema(
+    "views version",
+    (
+        (
+            """CREATE TABLE IF NOT EXISTS {keyspace}.location_views (
+                owner_id text, day bigint, slot_ms bigint, viewer_id text, count bigint, last_ms bigint, precision int,
+                PRIMARY KEY ((owner_id, day), slot_ms, viewer_id)) WITH CLUSTERING ORDER BY (slot_ms DESC, viewer_id ASC)
+                AND default_time_to_live = 2592000 AND gc_grace_seconds = 86400
+                AND compaction = {{'class': 'TimeWindowCompactionStrategy', 'compaction_window_unit': 'DAYS',
+                'compaction_window_size': 1}}""",
+        ),
+    ),
+)
 
 
 class SchemaTooNew(FailedPrecondition):

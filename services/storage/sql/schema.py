@@ -29,8 +29,8 @@ _NAMES = {
 }
 METADATA = MetaData(naming_convention=_NAMES)
 DEVICES_METADATA = MetaData(naming_convention=_NAMES)
-LIVE_SESSIONS_METADATA = MetaData(naming_convention=_NAMES)
 PRIVACY_METADATA = MetaData(naming_convention=_NAMES)
+LIVE_SESSIONS_METADATA = MetaData(naming_convention=_NAMES)
 
 USERS = Table(
     "users",
@@ -107,27 +107,6 @@ DEVICES = Table(
     Column("last_seen_ms", BigInteger, nullable=False),
 )
 
-LIVE_SESSIONS = Table(
-    "live_sessions",
-    LIVE_SESSIONS_METADATA,
-    Column("session_id", ID, primary_key=True),
-    Column("conversation_id", ID, nullable=False),
-    Column("partition", Integer, nullable=False),
-    Column("user_id", ID, nullable=False),
-    Column("opaque", SmallInteger, nullable=False),
-    Column("started_ms", BigInteger, nullable=False),
-    Column("expires_ms", BigInteger, nullable=False),
-    Column("keep_until_ms", BigInteger, nullable=False),
-    Column("ending", SmallInteger, nullable=False),
-    Column("ended_ms", BigInteger, nullable=False),
-    Column("announced", SmallInteger, nullable=False),
-    Column("told", SmallInteger, nullable=False),
-    Column("version", BigInteger, nullable=False),
-    Index(None, "conversation_id", "ending", "session_id"),
-    Index(None, "partition", "told", "session_id"),
-    Index(None, "told", "keep_until_ms"),
-)
-
 PRIVACY_ROWS = Table(
     "privacy",
     PRIVACY_METADATA,
@@ -156,4 +135,25 @@ DEVICES_SHARD = Table(
     DEVICES_METADATA,
     Column("number", SmallInteger, primary_key=True, autoincrement=False),
     Column("shards", SmallInteger, nullable=False),
+)
+
+LIVE_SESSIONS = Table(
+    "live_sessions",
+    LIVE_SESSIONS_METADATA,
+    Column("session_id", ID, primary_key=True),
+    Column("conversation_id", ID, nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("user_id", ID, nullable=False),
+    Column("opaque", SmallInteger, nullable=False),
+    Column("started_ms", BigInteger, nullable=False),
+    Column("expires_ms", BigInteger, nullable=False),
+    Column("keep_until_ms", BigInteger, nullable=False),
+    Column("ending", SmallInteger, nullable=False),
+    Column("ended_ms", BigInteger, nullable=False),
+    Column("announced", SmallInteger, nullable=False),
+    Column("told", SmallInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Index(None, "conversation_id", "ending", "session_id"),
+    Index(None, "partition", "told", "session_id"),
+    Index(None, "told", "keep_until_ms"),
 )

@@ -1,6 +1,7 @@
 """One process of the live part of the location service, and the world around it."""
 
 from dataclasses import dataclass
+from typing import cast
 
 from google.protobuf.message import Message
 
@@ -10,8 +11,10 @@ from hither.location.v1 import location_pb2
 from hither.location.v1 import location_service_pb2 as pb
 from services.location.live_service import Live
 from services.location.live_settings import LiveSettings
-from services.location.service import Location
+from services.location.nearby_service import Nearby
+from services.location.servicer import LocationServicer
 from services.ports.cache import Cache
+from services.ports.location_history import LocationHistory
 from services.storage.memory.bus import MemoryBus
 from services.storage.memory.cache import MemoryCache
 from tests.support.clock import ManualClock
@@ -57,10 +60,12 @@ class Told:
 class Desk:
     """A process; calls come from users' phones."""
 
-    def __init__(self, world: World, settings: LiveSettings | None = None) -> None:
+    def __init__(
+        self, world: World, settings: LiveSettings | None = None, history: LocationHistory | None = None
+    ) -> None:
         self.world = world
-        self.live = Live(world.mesh.mesh, world.cache, world.bus, world.clock, settings or LiveSettings())
-        self.servicer = Location(self.live).servicer
+        self.live = Live(world.mesh.mesh, world.cache, world.bus, world.clock, settings or LiveSettings(), history)
+        self.servicer = LocationServicer(cast(Nearby, None), self.live)
 
     async def move(
         self, lat: float, user_id: str = "ann", session_id: str = "g.1~a", ciphertext: bytes = b"", settle: bool = True

@@ -7,9 +7,7 @@ from typing import NoReturn
 import pytest
 
 from discovery.errors import Unavailable
-from services.location.live_service import Live
 from services.location.live_settings import LiveSettings
-from services.location.service import Location
 from services.ports.location_history import FixRow, LocationHistory
 from services.storage.sqlite.history import SqliteLocationHistory
 from tests.unit.location.live_desk import Desk, World
@@ -23,11 +21,7 @@ async def history(world: World, tmp_path: Path) -> AsyncIterator[LocationHistory
 
 
 def auditing(world: World, history: LocationHistory, every_s: float) -> Desk:
-    desk = Desk(world)
-    settings = LiveSettings(audit_every_s=every_s)
-    desk.live = Live(world.mesh.mesh, world.cache, world.bus, world.clock, settings, history)
-    desk.servicer = Location(desk.live).servicer
-    return desk
+    return Desk(world, LiveSettings(audit_every_s=every_s), history)
 
 
 async def kept(history: LocationHistory, of: str = "g.1~a") -> list[float]:

@@ -23,8 +23,8 @@ class History:
 
 DIRECTORY = History("versions", "directory_schema_version", METADATA)
 DEVICES = History("devices", "devices_schema_version", DEVICES_METADATA)
-LIVE_SESSIONS = History("live_sessions", "live_sessions_schema_version", LIVE_SESSIONS_METADATA)
 PRIVACY = History("privacy", "privacy_schema_version", PRIVACY_METADATA)
+LIVE_SESSIONS = History("live_sessions", "live_sessions_schema_version", LIVE_SESSIONS_METADATA)
 
 
 def migrate(history: History, connection: Connection) -> None:
