@@ -158,6 +158,19 @@ async def test_a_grant_that_is_revoked_in_mid_stream_ends_it_at_once(desk: Desk,
     assert await desk.near_ids("bob") == []
 
 
+async def test_what_is_taken_back_while_an_event_is_being_made_is_not_told(desk: Desk, world: World) -> None:
+    await world.befriend("ann", "bob")
+    await desk.arrive("ann")
+    await desk.share("bob")
+    world.directory.meanwhile = lambda: desk.grant("bob", "ann", HIDDEN)
+
+    await desk.move("bob", NEAR)
+    await desk.settle()
+
+    assert [told for told in world.told() if told[0] == "ann"] == []
+    assert world.view_log.rows == {}
+
+
 async def test_a_decision_about_one_friend_is_not_about_another(desk: Desk, world: World) -> None:
     await world.befriend("ann", "bob", "carol")
     await desk.arrive("ann", "bob", "carol")
