@@ -10,6 +10,7 @@ import math
 import resource
 import time
 from array import array
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from hdrh.histogram import HdrHistogram
@@ -20,7 +21,7 @@ from bench.processes import cpu_s
 _TICK_S = 0.001
 _ACKNOWLEDGE_S = 0.1
 _INTRODUCE_S = 10.0
-_TEXT = "x" * 100
+_TEXTS = (b"x" * 100,)
 _HIGHEST_US = 60_000_000
 _DIGITS = 3
 _DRAIN_S = 20.0
@@ -57,17 +58,25 @@ class Run:
 
 
 class LatencyBench:
-    """The users' connections, over which one load after the other is offered. Both of a pair connect to different URLs, where there
-    are several; the CPU of all of `server_pids` is counted.
+    """The users' connections, over which one load after the other is offered; the messages' texts are `texts` in turn. Both of a
+    pair connect to different URLs, where there are several; the CPU of all of `server_pids` is counted.
     """
 
-    def __init__(self, urls: list[str], user_ids: list[str], tokens: list[str], server_pids: list[int]) -> None:
+    def __init__(
+        self,
+        urls: list[str],
+        user_ids: list[str],
+        tokens: list[str],
+        server_pids: list[int],
+        texts: Sequence[bytes] = _TEXTS,
+    ) -> None:
         if len(user_ids) % 2:
             raise ValueError("users talk in pairs")
         self._urls = urls
         self._user_ids = user_ids
         self._tokens = tokens
         self._server_pids = server_pids
+        self._texts = texts
         self._peers: list[Peer] = []
         self._places: list[int] = []
         self._said: list[int] = []
@@ -87,7 +96,7 @@ class LatencyBench:
         users = [user_id.encode() for user_id in self._user_ids]
         for index in range(len(users)):
             self._load = _Load(
-                b"hello%d-" % index, [users[index ^ 1]] * 2, self._peers[index : index + 1], 1.0, 0.0, 1.0
+                b"hello%d-" % index, [users[index ^ 1]] * 2, self._peers[index : index + 1], self._texts, 1.0, 0.0, 1.0
             )
             await self._load.finish(time.perf_counter())
             await self._load.first_ack(_INTRODUCE_S)
@@ -102,7 +111,7 @@ class LatencyBench:
         """Offers a load for `warm_up_s` and `measure_s`, of which the latter counts, and waits for the rest to arrive."""
         self._runs += 1
         users = [user_id.encode() for user_id in self._user_ids]
-        load = _Load(f"r{self._runs}-".encode(), users, self._peers, load_per_s, warm_up_s, measure_s)
+        load = _Load(f"r{self._runs}-".encode(), users, self._peers, self._texts, load_per_s, warm_up_s, measure_s)
         self._load = load
         begun_s = await load.warm()
         server_s, generator_s, wall_s = self._server_cpu_s(), _own_cpu_s(), time.perf_counter()
@@ -142,6 +151,7 @@ class _Load:
         prefix: bytes,
         users: list[bytes],
         peers: list[Peer],
+        texts: Sequence[bytes],
         load_per_s: float,
         warm_up_s: float,
         measure_s: float,
@@ -150,6 +160,7 @@ class _Load:
         self._prefix = prefix
         self._users = users
         self._peers = peers
+        self._texts = texts
         self._load_per_s = load_per_s
         self._first = round(load_per_s * warm_up_s)
         self._total = self._first + round(load_per_s * measure_s)
@@ -181,7 +192,7 @@ class _Load:
                     name,
                     name,
                     self._users[sender ^ 1],
-                    _TEXT.encode(),
+                    self._texts[number % len(self._texts)],
                 )
                 self._due_s[number] = due_s
                 self._written_s[number] = time.perf_counter()

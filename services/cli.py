@@ -1,4 +1,4 @@
-"""The command line: `hither up`, `serve`, `edge`, `bus-server`, `token`, `status` and `certs`."""
+"""The command line: `hither up`, `serve`, `edge`, `bus-server`, `token`, `status`, `certs`, `init` and `plan`."""
 
 import asyncio
 import os
@@ -25,6 +25,7 @@ from services.certs import DEFAULT_CLUSTER, DEFAULT_DAYS, MOST_DAYS, CertsError,
 from services.config import Config, ConfigError, MeshSettings, load_config
 from services.data_directory import DataDirectory, DataDirectoryBusy, Running
 from services.directory.tokens import TokenIssuer
+from services.planning.command import plan
 from services.registries import EMBEDDED, open_registry
 from services.status import render_status, watch_process, watch_registry
 
@@ -208,6 +209,29 @@ def certs(names: tuple[str, ...], out: Path, cluster: str | None, hosts: tuple[s
         raise click.ClickException(str(error)) from error
     for path in written:
         click.echo(path)
+
+
+@main.command()
+@click.option(
+    "--partitions",
+    type=click.IntRange(min=1),
+    default=PARTITIONS_APART,
+    show_default=True,
+    help="Partitions of the cluster, for the life of its data.",
+)
+@_data_option
+def init(partitions: int, data: Path | None) -> None:
+    """Make the data directory of a cluster whose services run apart, and print the cluster's id. Again, it changes nothing."""
+    config = _configure(None, {"data": data})
+    try:
+        directory = DataDirectory(Path(config.process.data))
+        directory.fix_partitions(partitions)
+    except (OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(directory.cluster)
+
+
+main.add_command(plan)
 
 
 async def _show_registry(config: Config, directory: DataDirectory, watch: bool) -> None:

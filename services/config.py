@@ -98,9 +98,11 @@ class EnginesSettings:
     history: str = "embedded"
     """Where users were in the last seven days. Or cassandra://... as for `messages`; both may share a keyspace."""
     devices: str = "embedded"
-    """Of devices and live-location sessions. Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE."""
+    """Of devices and live-location sessions. Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE, or several of these, separated
+    by spaces: shards by user, whose number and order are fixed for the life of the data. Live-location sessions are in the first."""
     directory: str = "embedded"
-    """Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE."""
+    """Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE[?replica=HOST:PORT&replica=HOST:PORT...].
+    Replicas serve reads that they are recent enough for; the user needs pg_read_all_stats for that."""
     privacy: str = "embedded"
     """Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE."""
     cache: str = "embedded"

@@ -9,9 +9,11 @@
     DIR/run.json            where the running process listens; absent when none runs
 
 Keys and the cluster id are made at the first start. Files with secrets are never readable by others, not even for
-the moment between making and writing them.
+the moment between making and writing them. A directory in which they (and `partitions`) are there is only read: services that
+run apart take it from a read-only mount.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -20,8 +22,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
 
 from services.directory.tokens import generate_keys
+
+_LAST_MADE: Final = "keys/resume.key"
+"""Where it is, all else is."""
 
 
 class DataDirectoryBusy(Exception):
@@ -47,15 +53,17 @@ class Running:
 
 
 class DataDirectory:
-    """Opens the directory, making it and its keys if need be. Raises OSError if it cannot be written."""
+    """Opens the directory, making it and its keys if need be. Raises OSError if something is missing and cannot be written."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (path / "keys").mkdir(mode=0o700, exist_ok=True)
-        with self._locked("keys.lock", wait=True):
-            self.cluster = self._once("cluster-id", lambda: f"hither-{secrets.token_hex(8)}".encode()).decode()
-            self.keys = self._make_keys()
+        if not (path / _LAST_MADE).exists():
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (path / "keys").mkdir(mode=0o700, exist_ok=True)
+            with self._locked("keys.lock", wait=True):
+                self._make()
+        self.cluster = (path / "cluster-id").read_text().strip()
+        self.keys = self._read_keys()
 
     def database(self, name: str) -> Path:
         """The file of an engine."""
@@ -71,8 +79,10 @@ class DataDirectory:
 
     def fix_partitions(self, wanted: int) -> None:
         """Keeps the number of partitions for good. Raises ValueError if the data were made with another."""
-        with self._locked("keys.lock", wait=True):
-            kept = int(self._once("partitions", lambda: str(wanted).encode()))
+        kept = self.partitions()
+        if not kept:
+            with self._locked("keys.lock", wait=True):
+                kept = int(self._once("partitions", lambda: str(wanted).encode()))
         if kept != wanted:
             raise ValueError(f"the data in {self.path} have {kept} partitions, not {wanted}")
 
@@ -89,7 +99,8 @@ class DataDirectory:
 
     def retract(self) -> None:
         """Removes run.json."""
-        (self.path / "run.json").unlink(missing_ok=True)
+        if (self.path / "run.json").exists():  # what may only be read holds none, and refuses
+            (self.path / "run.json").unlink(missing_ok=True)
 
     def running(self) -> Running | None:
         """What run.json says if a process holds the directory now, else None."""
@@ -98,6 +109,10 @@ class DataDirectory:
                 return None
         except DataDirectoryBusy:
             pass
+        except OSError as error:
+            if error.errno not in (errno.EROFS, errno.EACCES):
+                raise
+            return None  # nobody runs on what can only be read
         try:
             return Running(**json.loads((self.path / "run.json").read_text()))
         except FileNotFoundError:
@@ -112,16 +127,21 @@ class DataDirectory:
                 raise DataDirectoryBusy(f"another process runs on {self.path}") from error
             yield
 
-    def _make_keys(self) -> Keys:
+    def _make(self) -> None:
+        self._once("cluster-id", lambda: f"hither-{secrets.token_hex(8)}".encode())
         keys = self.path / "keys"
         if not (keys / "verify.pem").exists():
             pair = generate_keys()
             _write_secret(keys / "signing.pem", pair.private_pem)
             (keys / "verify.pem").write_bytes(pair.public_pem)
+        self._once(_LAST_MADE, lambda: secrets.token_bytes(32))
+
+    def _read_keys(self) -> Keys:
+        keys = self.path / "keys"
         return Keys(
             signing_pem=(keys / "signing.pem").read_bytes() if (keys / "signing.pem").exists() else b"",
             verify_pem=(keys / "verify.pem").read_bytes(),
-            resume_key=self._once("keys/resume.key", lambda: secrets.token_bytes(32)),
+            resume_key=(self.path / _LAST_MADE).read_bytes(),
         )
 
     def _once(self, name: str, make: Callable[[], bytes]) -> bytes:

@@ -164,7 +164,13 @@ class Engines:
             return await SqliteDeviceStore.open(self._data.database("devices"))
         from services.storage.sql.devices import SqlDeviceStore
 
-        _split("devices", url, "postgresql+asyncpg")
+        urls = url.split()
+        for shard_url in urls:
+            _split("devices", shard_url, "postgresql+asyncpg")
+        if len(urls) > 1:
+            from services.storage.sql.sharded_devices import ShardedDeviceStore
+
+            return await ShardedDeviceStore.open(urls)
         return await SqlDeviceStore.open(url)
 
     async def _open_live_sessions(self, url: str) -> LiveSessionStore:
@@ -173,7 +179,7 @@ class Engines:
 
         if url == EMBEDDED:
             return await SqlLiveSessionStore.open(sqlite_url(self._data.database("live_sessions")))
-        return await SqlLiveSessionStore.open(url)
+        return await SqlLiveSessionStore.open(url.split()[0])
 
     async def _open_directory(self, url: str) -> DirectoryStore:
         from services.storage.sql.directory import SqlDirectoryStore, sqlite_url
@@ -209,17 +215,20 @@ class Engines:
 
             return MemoryBus()
         if urlsplit(url).scheme == REGISTRY or url == REGISTRY:
-            from services.storage.redis.sharded import ShardedBus
-
-            account = _account("bus", url)
-            return await ShardedBus.open(
-                self._registry, self._partitions, lambda address: f"redis://{account}{address}"
-            )
+            return await self._open_sharded_bus(_account("bus", url))
         from services.storage.redis.bus import RedisBus
 
         _split("bus", url, *_REDIS)
         with _refused("bus"):
             return await RedisBus.open(url)
+
+    async def _open_sharded_bus(self, account: str) -> Bus:
+        from services.storage.redis.connections import RedisSettings
+        from services.storage.redis.sharded import ShardedBus
+
+        # Each cluster has a ring of its own, also where it shares servers with others.
+        settings = RedisSettings(prefix=f"hither:{self._data.cluster}:")
+        return await ShardedBus.open(self._registry, self._partitions, f"redis://{account}{{}}".format, settings)
 
 
 class _Parts:

@@ -11,7 +11,7 @@ from tests.support.apart import Servers
 from tests.support.servers.cassandra import CassandraServer
 from tests.support.servers.etcd import EtcdCluster, etcd_server
 from tests.support.servers.kafka import KafkaServer
-from tests.support.servers.postgresql import PostgresqlServer
+from tests.support.servers.postgresql import PostgresqlReplica, PostgresqlServer
 from tests.support.servers.process import ServerMissing
 from tests.support.servers.redis import BusServers, RedisCluster, RedisServer, SentinelSet
 
@@ -53,6 +53,12 @@ def bus_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BusServers
 def postgresql_server() -> Iterator[PostgresqlServer]:
     """One PostgreSQL for the run. Whoever asks for it makes a database, and leaves it running."""
     yield from _running(PostgresqlServer)
+
+
+@pytest.fixture(scope="session")
+def postgresql_replica(postgresql_server: PostgresqlServer) -> Iterator[PostgresqlReplica]:
+    """A replica of the run's PostgreSQL. Whoever takes it away gives it back."""
+    yield from _running(postgresql_server.replica)
 
 
 @pytest.fixture(scope="session")

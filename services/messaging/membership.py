@@ -6,6 +6,7 @@ at once for every call that begins after it was published.
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -25,6 +26,7 @@ Resolve = Callable[[str, str, str], Awaitable[Members]]
 class _Answer:
     members: Members
     at_s: float
+    """When it was asked for."""
 
 
 @dataclass(slots=True)
@@ -43,6 +45,8 @@ class Memberships:
         self._stale_s = settings.membership_stale_s
         self._most = settings.most_memberships
         self._conversations: dict[str, _Conversation] = {}
+        self._sure_after_s = -math.inf
+        """Answers that were asked for earlier may not have been dropped when they should have been."""
 
     async def members(self, conversation_id: str, sender_id: str, peer_id: str = "") -> Members:
         """All members, the sender among them. Raises what the directory says: NOT_A_MEMBER, BLOCKED, NO_SUCH_USER.
@@ -51,7 +55,7 @@ class Memberships:
         """
         known = self._conversations.get(conversation_id)
         answer = known.answers.get(sender_id) if known else None
-        if answer and self._clock.monotonic_s() - answer.at_s < self._ttl_s:
+        if answer and answer.at_s > self._sure_after_s and self._clock.monotonic_s() - answer.at_s < self._ttl_s:
             return answer.members
         try:
             return await self._ask(conversation_id, sender_id, peer_id)
@@ -82,6 +86,10 @@ class Memberships:
                 case ["friends", one, other]:
                     self._conversations.pop(direct_conversation_id(one, other), None)
 
+    def missed(self, topic: str) -> None:
+        """News of the directory may have been missed: what is kept is asked for again, and serves only while that cannot be."""
+        self._sure_after_s = self._clock.monotonic_s()
+
     async def _ask(self, conversation_id: str, sender_id: str, peer_id: str) -> Members:
         """Asks the directory once for all who ask at the same time."""
         while True:
@@ -96,6 +104,7 @@ class Memberships:
     async def _lead(self, conversation: _Conversation, conversation_id: str, sender_id: str, peer_id: str) -> Members:
         future: asyncio.Future[Members | None] = asyncio.get_running_loop().create_future()
         conversation.asked[sender_id] = future
+        began_s = self._clock.monotonic_s()
         try:
             members = await self._resolve(conversation_id, sender_id, peer_id)
         except HitherError as error:
@@ -108,7 +117,7 @@ class Memberships:
             raise
         else:
             # A change meanwhile has dropped this object from the table, and the answer with it.
-            conversation.answers[sender_id] = _Answer(members, self._clock.monotonic_s())
+            conversation.answers[sender_id] = _Answer(members, began_s)
             future.set_result(members)
             return members
         finally:

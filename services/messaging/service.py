@@ -106,7 +106,7 @@ class Messaging:
 
     async def run(self) -> None:
         """Runs the background work, and the partitions that this process owns as that changes, until cancelled."""
-        subscription = await self._bus.subscribe(CHANGES_TOPIC, self._memberships.changed)
+        subscription = await self._bus.subscribe(CHANGES_TOPIC, self._memberships.changed, self._memberships.missed)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._rows.run())

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from heapq import heappop, heappush
+from types import MappingProxyType
 from typing import NamedTuple
 
 from discovery.errors import ResourceExhausted
@@ -62,6 +63,7 @@ class Told(NamedTuple):
 ABSENT = Told(Status.OFFLINE)
 Interest = frozenset[str] | None
 """The users whose news a device wants; None: all friends."""
+_EVERYTHING: Mapping[str, Interest] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -271,9 +273,12 @@ class Folding:
     def interests(self, user_id: str) -> Mapping[str, Interest]:
         """Whose news each connected device of the user wants; empty if all want those of all friends."""
         user = self._users.get(user_id)
-        if user is None or all(device.interest is None for device in user.devices.values()):
-            return {}
-        return {device_id: device.interest for device_id, device in user.devices.items()}
+        if user is None:
+            return _EVERYTHING
+        for device in user.devices.values():
+            if device.interest is not None:
+                return {device_id: device.interest for device_id, device in user.devices.items()}
+        return _EVERYTHING
 
     def keep(self, is_owned: Callable[[str], bool]) -> list[str]:
         """Forgets the users who are owned elsewhere now, and returns them."""

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import structlog
 
-from discovery.errors import Aborted, HitherError
+from discovery.errors import Aborted, HitherError, Unavailable
 from hither.presence.v1.presence_pb2 import PresenceEvent, PresenceRecord
 from services.ports.bus import Bus
 from services.ports.privacy_store import Audience, PrivacyRow, PrivacyStore
@@ -56,6 +56,10 @@ class Privacy:
         """The presence of a user whose rules are loaded, with the rules as they are now."""
         return _record(event_of(presence), self._rules[presence.user_id])
 
+    def is_for_nobody(self, user_id: str) -> bool:
+        """Whether nobody may know of the user, whose rules are loaded."""
+        return self._rules[user_id].presence is Audience.NOBODY
+
     async def load(self, recorded: Mapping[str, PresenceRecord]) -> None:
         """Loads the rules of users whose records are given. While the store is away the records' own rules serve; users without
         a record then stay unknown.
@@ -83,16 +87,14 @@ class Privacy:
         """Changes what is given. Nobody learns more than the new rules allow when this returns. Raises Unavailable, after which
         it may or may not be in force, and Aborted if other changes of the user's keep coming in between.
         """
-        row = await self._store_change(user_id, presence, last_seen)
-        if self._is_here(user_id):  # who comes later loads what is stored by now
-            self._learn(row)
-        async with self._writing:
-            [record] = await self._records.read([user_id])
-            changed = _record(record.event, self._rules.get(user_id, row))
-            await self._records.write([changed])
-            payload = changed.SerializeToString()
-            await self._bus.publish(topic_of(user_id), payload)
-            await self._bus.publish(PRIVACY_TOPIC, payload)
+        try:
+            async with asyncio.timeout(self._settings.engine_timeout_s):
+                row = await self._store_change(user_id, presence, last_seen)
+                if self._is_here(user_id):  # who comes later loads what is stored by now
+                    self._learn(row)
+                await self._announce(user_id, row)
+        except TimeoutError:
+            raise Unavailable("An engine does not answer in time.", reason="OUTCOME_UNKNOWN") from None
         return row
 
     def take_announcement(self, _topic: str, payload: bytes) -> None:
@@ -100,6 +102,15 @@ class Privacy:
         record = PresenceRecord.FromString(payload)
         if record.event.user_id in self._rules:
             self._learn(_rules_in(record.event.user_id, record))
+
+    async def _announce(self, user_id: str, row: PrivacyRow) -> None:
+        async with self._writing:
+            [record] = await self._records.read([user_id])
+            changed = _record(record.event, self._rules.get(user_id, row))
+            await self._records.write([changed])
+            payload = changed.SerializeToString()
+            await self._bus.publish(topic_of(user_id), payload)
+            await self._bus.publish(PRIVACY_TOPIC, payload)
 
     def _learn(self, row: PrivacyRow) -> None:
         known = self._rules.get(row.user_id)

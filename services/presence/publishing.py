@@ -159,6 +159,11 @@ class Publishing:
     async def _publish(self, change: Presence) -> None:
         if not self._folding.is_here(change.user_id):
             return  # owned elsewhere now
+        if self._privacy.is_for_nobody(change.user_id):
+            self._folding.tell(
+                change, self._moment()
+            )  # on record for the next owner, and for when friends may know again
+            return
         try:
             async with asyncio.timeout(self._settings.engine_timeout_s):
                 record = self._privacy.record_of(change)

@@ -6,6 +6,9 @@ for much longer. At `presence-watch:<user>` stands whom each of the user's conne
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+
+from google.protobuf.message import DecodeError
 
 from hither.presence.v1.presence_pb2 import PresenceEvent, PresenceRecord, PresenceStatus, PresenceWatch
 from services.ports.cache import Cache
@@ -36,6 +39,16 @@ def event_of(presence: Presence) -> PresenceEvent:
     return event
 
 
+def parse(user_id: str, payload: bytes | None) -> PresenceRecord:
+    """A record of the user as it stands in the Cache or on the Bus; as if there were none, if it cannot be read."""
+    if payload is not None:
+        with suppress(DecodeError):  # another version of this program may have written it
+            record = PresenceRecord.FromString(payload)
+            if record.event.user_id == user_id:
+                return record
+    return PresenceRecord(event=hidden(user_id))
+
+
 def told_of(record: PresenceRecord) -> Told:
     """What the record says was told."""
     return Told(Status(record.event.status), record.event.text)
@@ -63,10 +76,7 @@ class Records:
         if not user_ids:
             return []
         values = await self._cache.get([_PREFIX + user_id for user_id in user_ids])
-        return [
-            PresenceRecord(event=hidden(user_id)) if value is None else PresenceRecord.FromString(value)
-            for user_id, value in zip(user_ids, values, strict=True)
-        ]
+        return [parse(user_id, value) for user_id, value in zip(user_ids, values, strict=True)]
 
     async def write(self, records: Iterable[PresenceRecord]) -> None:
         """Writes or renews records."""

@@ -27,9 +27,9 @@ from discovery.clock import Clock
 from discovery.errors import HitherError
 from hither.presence.v1.presence_pb2 import PresenceRecord
 from services.delivery import Delivery, UserEvent
-from services.presence.records import Records, is_recorded, is_there, user_of
+from services.presence.records import Records, is_recorded, is_there, parse, user_of
 from services.presence.settings import PresenceSettings
-from services.presence.visibility import Relation, hidden, view
+from services.presence.visibility import Relation, view
 from services.presence.watching import Watcher, Watching
 
 _TYPE = "presence"
@@ -70,9 +70,11 @@ class Telling:
         self._wake = asyncio.Event()
 
     def take_news(self, topic: str, payload: bytes) -> None:
-        """Takes a serialised PresenceRecord from the Bus."""
-        self._news[user_of(topic)] = payload
-        self._wake.set()
+        """Takes a serialised PresenceRecord from the Bus; what cannot be read as one says nothing."""
+        user_id = user_of(topic)
+        if is_recorded(parse(user_id, payload)):
+            self._news[user_id] = payload
+            self._wake.set()
 
     def take_gap(self, topic: str) -> None:
         """Has the watchers told what became of the user, if news of the user were missed."""
@@ -154,7 +156,7 @@ class Telling:
             if told is None and not is_there(record.event):
                 continue  # nobody has been told otherwise
             if not is_recorded(record) and not looked_at[user_id]:
-                if is_there(PresenceRecord.FromString(told or b"").event):
+                if is_there(parse(user_id, told).event):
                     self._doubts[user_id] = self._clock.monotonic_s() + self._settings.record_ttl_s
                 continue
             self._tell_if_new(record, told)
@@ -212,7 +214,7 @@ class Telling:
         elif is_recorded(record):
             self._tell_if_new(record, told)
             if record.event.user_id in self._news:
-                shown = _what_is_new(record, PresenceRecord.FromString(told))
+                shown = _what_is_new(record, parse(record.event.user_id, told))
                 self._shown.setdefault(record.event.user_id, set()).update(shown)
 
     async def _tell_news(self) -> None:
@@ -231,8 +233,7 @@ class Telling:
         """What those of each relation are told of the news, if they are told anything."""
         told = self._watching.last_told(watched_id)
         shown = self._shown.pop(watched_id, set())
-        record = PresenceRecord.FromString(payload)
-        before = PresenceRecord(event=hidden(watched_id)) if told is None else PresenceRecord.FromString(told)
+        record, before = parse(watched_id, payload), parse(watched_id, told)
         if is_recorded(record) and record.privacy_version < before.privacy_version:
             return {}
         self._watching.remember(watched_id, payload)

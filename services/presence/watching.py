@@ -80,8 +80,8 @@ class Watching:
 
     def watchers_of(self, user_id: str) -> Iterator[Watcher]:
         """The local users who may be told of the user."""
-        for watcher_id in list(self._watchers.get(user_id, _NOBODY)):
-            watcher = self.watcher(watcher_id, user_id)
+        for watcher_id in self._watchers.get(user_id, _NOBODY):
+            watcher = self._watcher(watcher_id, user_id)
             if watcher is not None:
                 yield watcher
 
@@ -89,20 +89,7 @@ class Watching:
         """The local user as a watcher of the other; None if there is nothing to be told. Friends are those whom both sides have
         as one, as far as this instance knows the other's.
         """
-        if not self.follows(user_id, watched_id):
-            return None
-        relation = self.relation(user_id, watched_id)
-        if relation is None:
-            return None
-        interests = self._interests(user_id)
-        if not interests:
-            return Watcher(user_id, relation, None) if relation is Relation.FRIEND else None
-        device_ids = frozenset(
-            device_id
-            for device_id, named in interests.items()
-            if (relation is Relation.FRIEND if named is None else watched_id in named)
-        )
-        return Watcher(user_id, relation, device_ids) if device_ids else None
+        return self._watcher(user_id, watched_id) if self.follows(user_id, watched_id) else None
 
     def relation(self, user_id: str, watched_id: str) -> Relation | None:
         """How the local user stands to the other, followed or not; None: there may be a block, or only one side is a friend."""
@@ -193,6 +180,20 @@ class Watching:
         self._watchers.clear()
         self._idle.update(self._subscriptions)
         await self.close_idle()
+
+    def _watcher(self, user_id: str, watched_id: str) -> Watcher | None:
+        relation = self.relation(user_id, watched_id)
+        if relation is None:
+            return None
+        interests = self._interests(user_id)
+        if not interests:
+            return Watcher(user_id, relation, None) if relation is Relation.FRIEND else None
+        device_ids = frozenset(
+            device_id
+            for device_id, named in interests.items()
+            if (relation is Relation.FRIEND if named is None else watched_id in named)
+        )
+        return Watcher(user_id, relation, device_ids) if device_ids else None
 
     def _wanted(self, user_id: str, circle: Circle) -> list[str]:
         """All friends (of too many, the first ones in order of id) unless every device has named users; and those named."""

@@ -41,9 +41,10 @@ class Bystanders:
     async def is_noticed(self) -> None:
         """Ann goes away and comes back, and Bob learns of both."""
         for status in ("AWAY", "ONLINE"):
-            answer = await self._anns.ask("set_presence", status=status)
+            text = f"number {next(self._numbers)}"  # tells it from what he was told before
+            answer = await self._anns.ask("set_presence", status=status, text=text)
             assert answer["type"] == "ok", answer
-            await self._bobs.next("presence", user_id=self.ann.user_id, status=status)
+            await self._bobs.next("presence", user_id=self.ann.user_id, status=status, text=text)
 
     async def read_back(self) -> list[str]:
         """The texts that Bob finds in his inbox."""

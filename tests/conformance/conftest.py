@@ -38,6 +38,7 @@ from services.storage.sql.devices import SqlDeviceStore
 from services.storage.sql.directory import sqlite_url
 from services.storage.sql.live_sessions import SqlLiveSessionStore
 from services.storage.sql.privacy import SqlPrivacyStore
+from services.storage.sql.sharded_devices import ShardedDeviceStore
 from services.storage.sqlite.devices import SqliteDeviceStore
 from services.storage.sqlite.history import SqliteLocationHistory
 from services.storage.sqlite.log import SqliteLog
@@ -155,6 +156,12 @@ def postgresql_privacy_store(request: pytest.FixtureRequest) -> PrivacyStoreRig:
     return Rig(lambda: SqlPrivacyStore.open(url))
 
 
+def sharded_device_store(request: pytest.FixtureRequest) -> DeviceStoreRig:
+    server: PostgresqlServer = request.getfixturevalue("postgresql_server")
+    urls = [server.new_database(), server.new_database()]
+    return Rig(lambda: ShardedDeviceStore.open(urls))
+
+
 def sqlite_live_session_store(request: pytest.FixtureRequest) -> LiveSessionStoreRig:
     folder: Path = request.getfixturevalue("tmp_path")
     return Rig(lambda: SqlLiveSessionStore.open(sqlite_url(folder / "live_sessions.db")))
@@ -228,6 +235,7 @@ HISTORIES: dict[str, Callable[[pytest.FixtureRequest], HistoryRig]] = {
 DEVICE_STORES: dict[str, Callable[[pytest.FixtureRequest], DeviceStoreRig]] = {
     "sqlite": sqlite_device_store,
     "postgresql": postgresql_device_store,
+    "sharded": sharded_device_store,
 }
 
 PRIVACY_STORES: dict[str, Callable[[pytest.FixtureRequest], PrivacyStoreRig]] = {

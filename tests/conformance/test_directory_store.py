@@ -27,19 +27,22 @@ from services.directory.model import (
 from services.directory.ports import DirectoryStore, Tables
 from services.storage.sql.directory import SqlDirectoryStore, SqlSettings, engine_of, sqlite_url
 from services.storage.sql.migrations import DIRECTORY
-from tests.support.servers.postgresql import PostgresqlServer
+from tests.support.servers.postgresql import PostgresqlReplica, PostgresqlServer
 
 ALICE, BOB, CAROL = (User(user_id, user_id.capitalize(), 1_000) for user_id in ("alice", "bob", "carol"))
 FRIENDS = Pair(Side.ACCEPTED, Side.ACCEPTED)
 STRANGERS = Pair(Side.NONE, Side.NONE)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", "postgresql", "replicated"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return sqlite_url(tmp_path / "100% #1?.db")
     server: PostgresqlServer = request.getfixturevalue("postgresql_server")
-    return server.new_database()
+    if request.param == "postgresql":
+        return server.new_database()
+    replica: PostgresqlReplica = request.getfixturevalue("postgresql_replica")
+    return f"{server.new_database()}?replica=127.0.0.1:{replica.port}"
 
 
 @pytest.fixture

@@ -85,6 +85,7 @@ class RunningCluster:
         self._turns: Iterator[str] = iter(())
         self._ports: dict[str, int] = {}
         self._operators_ports: dict[str, int] = {}
+        self._keepers: list[HitherProcess] = []
         self._folder = data.parent / f"{data.name}-logs"
         self._folder.mkdir()
         for services in layout:
@@ -110,8 +111,16 @@ class RunningCluster:
         self.processes[name] = self._process(name, "serve", *services)
         return name
 
+    def add_bus_server(self, url: str) -> None:
+        """One more process, which keeps the Redis at this URL among those of the bus; not started yet."""
+        log = self._folder / f"bus-server-{len(self._keepers) + 1}.log"
+        command = ("bus-server", url, "--data", str(self.data))
+        self._keepers.append(HitherProcess(command, log, self.settings, " announced"))
+
     async def start(self) -> None:
-        """Starts all processes, the services first."""
+        """Starts all processes: the keepers of the bus's servers first, then the services."""
+        for keeper in self._keepers:
+            await keeper.start()
         edges = [name for name in self.processes if name in self._ports]
         await self._start_all([name for name in self.processes if name not in self._ports])
         self.urls = await self._start_all(edges)
@@ -127,7 +136,7 @@ class RunningCluster:
 
     async def kill(self) -> None:
         """kill -9 for all."""
-        await asyncio.gather(*(process.kill() for process in self.processes.values()))
+        await asyncio.gather(*(process.kill() for process in (*self.processes.values(), *self._keepers)))
 
     async def terminate(self) -> int:
         """SIGTERM for all, the edges first; the highest exit status."""
@@ -135,6 +144,7 @@ class RunningCluster:
         for of_edges in (True, False):
             ending = [process for name, process in self.processes.items() if (name in self._ports) is of_edges]
             statuses += await asyncio.gather(*(process.terminate() for process in ending))
+        statuses += await asyncio.gather(*(keeper.terminate() for keeper in self._keepers))
         return max(statuses)
 
     async def token(self, user_id: str, device_id: str) -> str:

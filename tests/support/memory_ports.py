@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from services.ports.bus import Handler
+from services.ports.bus import Handler, OnGap
 from services.ports.log import Committed, Record
 from services.ports.message_store import (
     Activity,
@@ -301,7 +301,7 @@ class MemoryTopics:
         for handler in list(self._handlers[topic]):
             handler(topic, payload)
 
-    async def subscribe(self, topic: str, handler: Handler) -> _MemorySubscription:
+    async def subscribe(self, topic: str, handler: Handler, on_gap: OnGap | None = None) -> _MemorySubscription:
         self._handlers[topic].append(handler)
         return _MemorySubscription(self._handlers[topic], handler)
 

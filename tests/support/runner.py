@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Protocol
 
 HITHER = Path(sys.executable).parent / "hither"
-_READY = " ready at "
 _START_S = 180.0
 _STOP_S = 60.0
 
@@ -24,12 +23,17 @@ LIGHT = {
 
 
 class HitherProcess:
-    """One `hither` process: can be started, killed, stopped, paused, and started again. Writes to `log`."""
+    """One `hither` process: can be started, killed, stopped, paused, and started again. Writes to `log`, and says that it is there
+    with a line that has `ready` in it.
+    """
 
-    def __init__(self, arguments: Sequence[str], log: Path, settings: Mapping[str, str]) -> None:
+    def __init__(
+        self, arguments: Sequence[str], log: Path, settings: Mapping[str, str], ready: str = " ready at "
+    ) -> None:
         self._arguments = tuple(arguments)
         self._log = log
         self._settings = {**os.environ, **LIGHT, **settings}
+        self._ready = ready
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -39,7 +43,7 @@ class HitherProcess:
         return self._process.pid
 
     async def start(self, *more_arguments: str) -> str:
-        """Starts it; returns where it says that it is ready."""
+        """Starts it; returns what follows `ready` on that line: where it can be reached."""
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 HITHER, *self._arguments, *more_arguments,
@@ -47,8 +51,8 @@ class HitherProcess:
             )  # fmt: skip
         assert self._process.stdout is not None
         line = (await asyncio.wait_for(self._process.stdout.readline(), _START_S)).decode().strip()
-        assert _READY in line, f"said {line!r}; its log:\n{self.log()}"
-        return line.partition(_READY)[2]
+        assert self._ready in line, f"said {line!r}; its log:\n{self.log()}"
+        return line.partition(self._ready)[2]
 
     async def kill(self) -> None:
         """kill -9. One that has ended already is no error."""

@@ -49,6 +49,15 @@ async def test_every_device_of_a_user_gets_the_event_on_its_own_edge(mesh: LoneM
     assert sorted(edge_id for edge_id, _ in mesh.delivered) == ["edge-a", "edge-b"]
 
 
+async def test_an_event_for_some_devices_reaches_only_those(mesh: LoneMesh, delivery: Delivery) -> None:
+    mesh.connect("ann", 1, "edge", "phone")
+    mesh.connect("ann", 2, "edge", "laptop")
+
+    await delivery.to_users([UserEvent("ann", "presence", b"away", device_ids=frozenset({"laptop", "gone"}))])
+
+    assert (mesh.received(1), len(mesh.received(2))) == ([], 1)
+
+
 async def test_events_reach_a_connection_in_their_order_also_where_they_share_a_delivery(
     mesh: LoneMesh, delivery: Delivery
 ) -> None:

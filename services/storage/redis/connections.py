@@ -132,7 +132,8 @@ def away() -> Unavailable:
 
 def heed_cancellation() -> None:
     """Ends a task that was cancelled while the driver was at work. What it waits with on Python 3.11 forgets a cancellation
-    that comes at the very moment in which the work is done, so an endless loop around the driver asks here in each round.
+    that comes at the very moment in which the work is done, so an endless loop around the driver asks here in each round. Not
+    for a task that has a TaskGroup: there a failure of a part counts as a cancellation.
     """
     task = asyncio.current_task()
     if task is not None and task.cancelling():

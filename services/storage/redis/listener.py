@@ -101,7 +101,6 @@ class Listener:
             except* Exception:  # noqa: BLE001 - a bug must not leave the process deaf; the news that met it is gone
                 BUGS.inc()
                 _log.exception("bus_listener_failed")
-            heed_cancellation()
             self._failures += 1
             longest_s = min(_FIRST_PAUSE_S * 2 ** min(self._failures, 10), self._settings.reconnect_most_s)
             await asyncio.sleep(random.uniform(0, longest_s))  # noqa: S311 - who lost one server must not come back at once

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Self
 
-from sqlalchemy import RowMapping, make_url, text
+from sqlalchemy import Connection, RowMapping, make_url, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -20,6 +20,7 @@ from services.storage.sql.admission import Admission
 from services.storage.sql.directory import SqlSettings
 from services.storage.sql.migrations import DEVICES, migrate
 from services.storage.sql.postgresql import PostgresqlEngine
+from services.storage.sql.shards import Shard, claim
 
 _SEE_AGAIN = text("""
     UPDATE devices SET last_seen_ms = greatest(last_seen_ms, :seen_ms)
@@ -71,12 +72,14 @@ class SqlDeviceStore:
         self._admission = Admission(settings.waiting_most)
 
     @classmethod
-    async def open(cls, url: str, settings: SqlSettings | None = None) -> Self:
-        """Connects and migrates. `url` is "postgresql+asyncpg://...", perhaps the directory's own database. The settings of
+    async def open(cls, url: str, settings: SqlSettings | None = None, shard: Shard | None = None) -> Self:
+        """Connects and migrates; the database holds all devices, or those of one shard (see ShardedDeviceStore).
+
+        `url` is "postgresql+asyncpg://...", perhaps the directory's own database. The settings of
         retries are not used here. Stores of one process are opened one after the other, as Alembic keeps its state in globals.
 
-        Raises ValueError for another kind of database, sqlalchemy.exc.SQLAlchemyError or OSError if it cannot be reached, and
-        alembic's CommandError if a newer version of this program made it.
+        Raises ValueError for another kind of database or another shard, sqlalchemy.exc.SQLAlchemyError or OSError if it cannot
+        be reached, and alembic's CommandError if a newer version of this program made it.
         """
         chosen = settings or SqlSettings()
         parsed = make_url(url)
@@ -84,7 +87,7 @@ class SqlDeviceStore:
             raise ValueError(f"the device store runs on PostgreSQL, not on {parsed.get_backend_name()}")
         engine = PostgresqlEngine(parsed, chosen.connections, chosen.transaction_timeout_s)
         try:
-            await engine.migrate(partial(migrate, DEVICES))
+            await engine.migrate(partial(_prepare, shard or Shard()))
         except BaseException:
             await engine.close()
             raise
@@ -163,6 +166,11 @@ class SqlDeviceStore:
                 raise _away(reason) from error
             except OSError as error:
                 raise _away("ENGINE_DOWN") from error
+
+
+def _prepare(shard: Shard, connection: Connection) -> None:
+    migrate(DEVICES, connection)
+    claim(shard, connection)
 
 
 def _answers(moves: Sequence[CursorMove], cursors: dict[tuple[str, str], int]) -> list[int]:

@@ -1,34 +1,38 @@
 """PostgreSQL over asyncpg: a pool of connections, and transactions that the server keeps apart."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 from sqlalchemy import URL, Connection, event, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DisconnectionError
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+
+from services.storage.sql.replicas import Replica, Replicas, ReplicaSettings, without_replicas
 
 # serialization_failure, deadlock_detected
 _LOST_STATES = ("40001", "40P01")
+_READ_ONLY: Any = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 # Keeps other processes from migrating at the same time, until the transaction ends.
 _SCHEMA_LOCK = "SELECT pg_advisory_xact_lock(hashtext('hither directory schema'))"
 
 
 class PostgresqlEngine:
-    """See services.storage.sql.engine.Engine. Who finds all connections taken for `patience_s` gets SQLAlchemy's TimeoutError."""
+    """See services.storage.sql.engine.Engine. Who finds all connections taken for `patience_s` gets SQLAlchemy's TimeoutError.
 
-    def __init__(self, url: URL, connections: int, patience_s: float) -> None:
-        self._engine = create_async_engine(
-            url,
-            pool_size=connections,
-            max_overflow=0,
-            pool_timeout=patience_s,
-            # Parameters are people's data, password hashes among them: none of it goes into errors and logs.
-            hide_parameters=True,
-        )
-        event.listen(self._engine.sync_engine, "checkout", _refuse_closed)
-        self._readers = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    What `replica` names in the URL's query serves reads as well (see services.storage.sql.replicas), each over as many
+    connections. Raises ValueError for one that is not HOST:PORT.
+    """
+
+    def __init__(
+        self, url: URL, connections: int, patience_s: float, replication: ReplicaSettings | None = None
+    ) -> None:
+        primary, others = without_replicas(url)
+        self._engine = _pool(primary, connections, patience_s)
+        self._replicas = self._replicas_at(others, connections, patience_s, replication or ReplicaSettings())
+        self._readers = self._engine.execution_options(**_READ_ONLY)
         self._writers = self._engine.execution_options(isolation_level="SERIALIZABLE")
         # Who waited for a lock must see what its holder did.
         self._lockers = self._engine.execution_options(isolation_level="READ COMMITTED")
@@ -36,10 +40,20 @@ class PostgresqlEngine:
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """See Engine."""
-        async with self._readers.connect() as connection:
-            await connection.begin()
-            yield connection
+        """See Engine. On a replica, if there is one that has all that was written before."""
+        if self._replicas is None:
+            async with self._readers.connect() as connection:
+                await connection.begin()
+                yield connection
+            return
+        async with AsyncExitStack() as stack:
+            found = await stack.enter_async_context(self._replicas.connection())
+            if found is None:
+                found = await stack.enter_async_context(self._readers.connect())
+            else:
+                await found.execution_options(**_READ_ONLY)
+            await found.begin()
+            yield found
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
@@ -75,7 +89,31 @@ class PostgresqlEngine:
 
     async def close(self) -> None:
         """See Engine."""
+        if self._replicas is not None:
+            await self._replicas.close()
         await self._engine.dispose()
+
+    def _replicas_at(
+        self, urls: list[URL], connections: int, patience_s: float, settings: ReplicaSettings
+    ) -> Replicas | None:
+        if not urls:
+            return None
+        replicas = [Replica(f"{url.host}:{url.port}", _pool(url, connections, patience_s), settings) for url in urls]
+        # A pool of its own: reads that wait for the index must not wait for the writes.
+        return Replicas(_pool(self._engine.url, 1, patience_s), replicas, settings)
+
+
+def _pool(url: URL, connections: int, patience_s: float) -> AsyncEngine:
+    engine = create_async_engine(
+        url,
+        pool_size=connections,
+        max_overflow=0,
+        pool_timeout=patience_s,
+        # Parameters are people's data, password hashes among them: none of it goes into errors and logs.
+        hide_parameters=True,
+    )
+    event.listen(engine.sync_engine, "checkout", _refuse_closed)
+    return engine
 
 
 def _refuse_closed(connection: DBAPIConnection, _entry: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:

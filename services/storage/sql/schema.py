@@ -129,6 +129,14 @@ GRANTS = Table(
     Index(None, "viewer_id", "owner_id"),
 )
 
+# One row at most: which shard of the devices this database is.
+DEVICES_SHARD = Table(
+    "devices_shard",
+    DEVICES_METADATA,
+    Column("number", SmallInteger, primary_key=True, autoincrement=False),
+    Column("shards", SmallInteger, nullable=False),
+)
+
 LIVE_SESSIONS = Table(
     "live_sessions",
     LIVE_SESSIONS_METADATA,

@@ -73,6 +73,10 @@ class PostgresqlServer(ServerProcess):
             raise ServerFailed(made.stderr)
         return f"postgresql+asyncpg://postgres@127.0.0.1:{self.port}/{name}"
 
+    def replica(self) -> "PostgresqlReplica":
+        """A streaming replica, to be started by `with`. Stop it before this server."""
+        return PostgresqlReplica(self)
+
     def kill(self) -> None:
         """kill -9 of the server and of the processes that it made, which would keep its memory and so the next start."""
         children = self._children()
@@ -123,6 +127,34 @@ class PostgresqlServer(ServerProcess):
             return []
         found = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
         return [int(child) for child in found.split()]
+
+
+class PostgresqlReplica(PostgresqlServer):
+    """A hot standby of another server, copied from it when it is started."""
+
+    def __init__(self, primary: PostgresqlServer) -> None:
+        super().__init__()
+        self._primary_port = primary.port
+
+    def ask(self, statement: str) -> None:
+        """Runs a statement on it, as its operator. Raises ServerFailed."""
+        asked = self._psql(statement)
+        if asked.returncode:
+            raise ServerFailed(asked.stderr)
+
+    def _make_cluster(self) -> None:
+        if os.geteuid() == 0:
+            shutil.chown(self._root, "postgres", "postgres")
+        copy = [*_as_postgres(), str(_BINARIES / "pg_basebackup"), "-h", "127.0.0.1", "-p", str(self._primary_port)]
+        made = subprocess.run(
+            [*copy, "-U", "postgres", "-D", str(self._data), "-R", "-X", "stream", "-c", "fast", "--no-sync"],
+            cwd=self._root,
+            capture_output=True,
+            text=True,
+            timeout=_END_S,
+        )
+        if made.returncode:
+            raise ServerFailed(f"pg_basebackup ended with {made.returncode}:\n{made.stdout}{made.stderr}")
 
 
 def _as_postgres() -> list[str]:

@@ -216,3 +216,15 @@ async def test_a_user_has_no_more_friends_and_requests_than_allowed(tmp_path: Pa
 
         assert refused.value.reason == "QUOTA_EXCEEDED"
         assert await listed(desk, "dave") == []
+
+
+async def test_services_learn_of_blocks_in_either_direction_and_of_no_others(desk: DirectoryDesk) -> None:
+    await ask(desk, "alice", "bob")
+    await block(desk, "alice", "carol")
+    await block(desk, "dave", "alice")
+    await block(desk, "dave", "bob")
+
+    request = pb.FindBlocksRequest(user_id="alice", other_ids=["dave", "bob", "carol", "alice", "nobody"])
+    answer = await desk.by_service(desk.servicer.FindBlocks, request)
+
+    assert list(answer.blocked_ids) == ["dave", "carol"]

@@ -180,3 +180,28 @@ async def test_who_is_blocked_may_read_but_learns_nothing_of_the_other(
     directory.failures = [PermissionDenied(reason="BLOCKED")]
 
     assert await memberships.readers("d.1", "ann") == ("ann",)
+
+
+async def test_after_a_gap_in_the_news_every_answer_is_asked_for_again(
+    directory: Directory, memberships: Memberships, clock: ManualClock
+) -> None:
+    await memberships.members("g.1", "ann")
+    directory.members = ("ann", "ben", "cem")
+
+    memberships.missed(CHANGES_TOPIC)
+    clock.advance(1)
+
+    assert await memberships.members("g.1", "ann") == ("ann", "ben", "cem")
+    await memberships.members("g.1", "ann")
+    assert len(directory.asked) == 2
+
+
+async def test_after_a_gap_an_old_answer_still_serves_while_the_directory_is_away(
+    directory: Directory, memberships: Memberships
+) -> None:
+    await memberships.members("g.1", "ann")
+    directory.failures = [Unavailable("away")]
+
+    memberships.missed(CHANGES_TOPIC)
+
+    assert await memberships.members("g.1", "ann") == ("ann", "ben")

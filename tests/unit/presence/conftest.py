@@ -70,9 +70,8 @@ class FakeSessions:
         self.connections: list[Connection] = []
 
     async def LookupConnections(self, request: LookupConnectionsRequest, context: object) -> LookupConnectionsResponse:
-        return LookupConnectionsResponse(
-            connections=[one for one in self.connections if one.user_id in request.user_ids]
-        )
+        asked = set(request.user_ids)
+        return LookupConnectionsResponse(connections=[one for one in self.connections if one.user_id in asked])
 
     async def RemoveConnections(self, request: object, context: object) -> None:
         """Nothing is gone here."""

@@ -219,6 +219,21 @@ def test_a_text_is_told_with_the_status_and_ends_with_the_last_device(patient: F
     assert told(patient, 21) == [Presence("ann", Status.ONLINE)]
 
 
+def test_a_text_ends_although_the_user_comes_back_while_that_is_told(patient: Folding) -> None:
+    settle(patient, 0)
+    patient.set_status("ann", "phone", Status.ONLINE, "busy", at(2))
+    told(patient, 3)
+    patient.disconnect("ann", "phone", ONE, at(4))
+    patient.gathered(at(9))
+    gone = patient.change("ann", at(9))
+    assert gone is not None
+    patient.connect("ann", "phone", TWO, at(9))
+
+    patient.tell(gone, at(9))
+
+    assert told(patient, 10) == [Presence("ann", Status.ONLINE)]
+
+
 def test_an_empty_text_takes_the_text_back(patient: Folding) -> None:
     settle(patient, 0)
     patient.set_status("ann", "phone", Status.ONLINE, "busy", at(2))

@@ -135,3 +135,20 @@ async def test_a_snapshot_of_friends_and_the_events_since_come_to_what_a_fresh_l
     assert {one.user_id: (one.status, one.last_seen.seconds) for one in fresh} == {
         user_id: (event.status, event.last_seen.seconds) for user_id, event in seen.items()
     }
+
+
+async def test_records_and_news_that_cannot_be_read_are_as_if_there_were_none(world: World) -> None:
+    desk = Desk(world, PresenceSettings())
+    await desk.start()
+    world.befriend("ann", "bob")
+    old = PresenceEvent(user_id="ann", status=ONLINE).SerializeToString()
+    await world.cache.set({"presence:ann": old}, 1_000)
+    _, bob = await desk.arrive("ann", "bob")
+    await world.bus.publish("presence:ann", old)
+    await world.bus.publish("presence:ann", b"\xff")
+    await desk.settle()
+    assert world.told() == []
+
+    await pass_time(world, 45, desk, bob)
+
+    assert ("bob", "ann", OFFLINE) in world.told()

@@ -146,6 +146,16 @@ async def test_a_block_ends_the_watch_at_once_and_for_the_next_time(desk: Desk, 
     assert statuses(await desk.watch("ann", "star")) == [("star", OFFLINE)]
 
 
+async def test_who_was_a_friend_is_not_watched_as_one_before_the_directory_was_asked_again(
+    desk: Desk, world: World
+) -> None:
+    world.befriend("ann", "bob")
+    await desk.arrive("ann", "bob")
+    await world.block("bob", "ann")
+
+    assert statuses(await desk.watch("ann", "bob")) == [("bob", OFFLINE)]
+
+
 async def test_an_answer_that_a_block_has_overtaken_is_thrown_away(
     desk: Desk, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,23 @@ async def test_a_change_leaves_what_is_known_of_the_place_as_it_is(desk: Desk, w
     assert world.privacy.rows["ann"] == PrivacyRow("ann", Audience.NOBODY, shares_location=True, version=5)
 
 
+async def test_a_change_beside_one_of_what_is_known_of_the_place_undoes_neither(
+    desk: Desk, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = world.privacy.privacy
+
+    async def late(user_ids: list[str]) -> object:
+        found = await load(user_ids)
+        monkeypatch.setattr(world.privacy, "privacy", load)
+        await world.privacy.put_privacy(PrivacyRow("ann", shares_location=True))
+        return found
+
+    monkeypatch.setattr(world.privacy, "privacy", late)
+    await desk.let_know("ann", presence=NOBODY)
+
+    assert world.privacy.rows["ann"] == PrivacyRow("ann", Audience.NOBODY, shares_location=True, version=2)
+
+
 async def test_friends_are_told_at_once_that_somebody_who_hides_is_not_there(desk: Desk, world: World) -> None:
     world.befriend("ann", "bob")
     await desk.arrive("ann", "bob")
@@ -61,12 +78,14 @@ async def test_nothing_that_somebody_who_hides_does_is_noticed(desk: Desk, world
     await desk.let_know("ann", presence=NOBODY)
     await desk.gather()
     world.events()
+    published = len(world.bus.published)
 
     await desk.set_presence("ann", AWAY, text="at lunch")
     await desk.gather()
     await desk.report(ann, bob)
     await desk.disconnect(ann)
     await desk.gather()
+    assert len(world.bus.published) == published
     await desk.connect("bob", "laptop")
     await desk.gather()
     world.bus.come_back()
@@ -246,6 +265,20 @@ async def test_while_the_store_is_away_the_record_says_who_may_know(desk: Desk, 
     assert [told for told in world.told() if told[0] == "bob"] == []
     with pytest.raises(Unavailable):
         await desk.let_know("ann", presence=EVERYONE)
+
+
+async def test_while_the_store_is_away_friends_learn_of_changes_at_the_next_owner_too(desk: Desk, world: World) -> None:
+    world.befriend("ann", "bob")
+    ann, _ = await desk.arrive("ann", "bob")
+    world.privacy.is_down = True
+    heir = Desk(world)
+    await heir.report(ann)
+    await heir.set_presence("ann", AWAY)
+
+    await heir.gather()
+    await desk.settle()
+
+    assert ("bob", "ann", AWAY) in world.told()
 
 
 async def test_nothing_is_told_of_a_user_whose_rules_are_not_known_until_they_are(desk: Desk, world: World) -> None:

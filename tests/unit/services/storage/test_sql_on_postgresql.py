@@ -263,3 +263,29 @@ async def test_the_directory_works_again_when_the_database_comes_back(server: Po
     assert caught.value.reason == "ENGINE_DOWN"
     assert await store.read(lambda tables: tables.users.find(["alice"])) == {"alice": ALICE}
     await store.close()
+
+
+SLOW_COMMITS = """
+    CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS
+        'BEGIN PERFORM pg_advisory_xact_lock(7); RETURN NULL; END';
+    CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON users DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW EXECUTE FUNCTION wait()"""
+
+
+async def test_a_commit_that_the_servers_death_broke_off_has_an_unknown_outcome(
+    server: PostgresqlServer, url: str, operator: Operator
+) -> None:
+    store = await SqlDirectoryStore.open(url, SqlSettings(transaction_timeout_s=20.0))
+    await operator.do(SLOW_COMMITS)
+    await operator.do("SELECT pg_advisory_lock(7)")
+    writing = asyncio.create_task(outcome(store.write(lambda tables: tables.users.add(ALICE, "hash"))))
+    await operator.see_waiting(1)
+
+    await asyncio.to_thread(server.kill)
+    reason = await writing
+    await asyncio.to_thread(server.start)
+
+    assert reason == "OUTCOME_UNKNOWN"
+    assert await store.read(lambda tables: tables.users.find(["alice"])) == {}
+    assert await outcome(store.write(lambda tables: tables.users.add(ALICE, "hash"))) == "done"
+    await store.close()

@@ -1,0 +1,55 @@
+"""Which engine a URL opens, where Redis is concerned; and which URLs are refused."""
+
+from pathlib import Path
+
+import pytest
+
+from discovery.clock import SystemClock
+from discovery.registry.embedded import EmbeddedRegistry
+from services.config import Config, ConfigError, EnginesSettings
+from services.data_directory import DataDirectory
+from services.engine_health import EngineHealth
+from services.engines import open_engines
+from tests.support.bus_servers import announce
+from tests.support.servers.redis import BusServers
+
+
+async def test_the_bus_of_the_registry_is_on_the_servers_that_stand_there_apart_from_other_clusters(
+    bus_servers: BusServers, tmp_path: Path
+) -> None:
+    registry = EmbeddedRegistry(SystemClock())
+    await announce(registry, *bus_servers.servers)
+    heard: list[bytes] = []
+    config = Config(engines=EnginesSettings(bus="registry"))
+
+    async with (
+        open_engines(config, DataDirectory(tmp_path / "one"), 16, registry, EngineHealth(SystemClock())) as one,
+        open_engines(config, DataDirectory(tmp_path / "other"), 16, registry, EngineHealth(SystemClock())) as other,
+    ):
+        bus, others = await one.bus(), await other.bus()
+        await bus.subscribe("t", lambda _, payload: heard.append(payload))
+        await others.publish("t", b"of another cluster")
+        await bus.publish("t", b"news")
+
+    assert heard == [b"news"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "url"),
+    [
+        ("bus", "redis+cluster://127.0.0.1:1"),
+        ("bus", "registry://127.0.0.1:1"),
+        ("bus", "redis+sentinel://127.0.0.1:1"),
+        ("cache", "registry"),
+        ("cache", "redis+sentinel://127.0.0.1:1"),
+        ("cache", "redis+cluster://127.0.0.1:1/2"),
+    ],
+)
+async def test_a_url_that_names_no_such_engine_is_refused(tmp_path: Path, engine: str, url: str) -> None:
+    config = Config(engines=EnginesSettings(**{engine: url}))
+
+    async with open_engines(
+        config, DataDirectory(tmp_path), 16, EmbeddedRegistry(SystemClock()), EngineHealth(SystemClock())
+    ) as engines:
+        with pytest.raises(ConfigError, match=f"engines: {engine}"):
+            await (engines.bus() if engine == "bus" else engines.cache())
