@@ -1,7 +1,7 @@
 """Distances on the Earth, taken for a sphere: at most 0.6 % off. Pure.
 
-What asks for one distance calls distance_m; what asks who of many is near keeps their places in Places, as vectors of a
-sphere of radius 1, where nearness is the length of a chord: no trigonometry for each, no seam at 180 degrees, no special poles.
+What asks for one distance calls distance_m; what asks who of many is near keeps their places in Places, as vectors of length 1,
+whose product is the cosine of the angle between them: no trigonometry for each, no seam at 180 degrees, no special poles.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ class Places:
         self._numbers: dict[str, int] = {}
         self._free: list[int] = []
         self._vectors: Floats = np.zeros((_LEAST_PLACES, 3))
-        self._chords: Floats = np.zeros(_LEAST_PLACES)
+        self._cosines: Floats = np.zeros(_LEAST_PLACES)
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -52,11 +52,11 @@ class Places:
         if number is None:
             number = self._free.pop() if self._free else len(self._numbers)
             self._numbers[user_id] = number
-            if number >= len(self._chords):
+            if number >= len(self._cosines):
                 self._vectors = np.concatenate((self._vectors, np.zeros_like(self._vectors)))
-                self._chords = np.concatenate((self._chords, np.zeros_like(self._chords)))
+                self._cosines = np.concatenate((self._cosines, np.zeros_like(self._cosines)))
         self._vectors[number] = _vector(lat, lng)
-        self._chords[number] = _square_of_chord(radius_miles * METRES_A_MILE)
+        self._cosines[number] = _cosine_of(radius_miles * METRES_A_MILE)
 
     def remove(self, user_id: str) -> None:
         """The user has no place."""
@@ -66,15 +66,15 @@ class Places:
 
     def near(self, user_ids: Sequence[str], places: Sequence[tuple[float, float]]) -> list[str]:
         """Those of the users who have a place and look as far as one of these, or a metre less."""
-        numbers = [self._numbers.get(user_id, -1) for user_id in user_ids]
-        if not numbers or not self._numbers:
+        if not user_ids or not self._numbers:
             return []
-        vectors = self._vectors[numbers]
+        numbers = np.array([self._numbers.get(user_id, -1) for user_id in user_ids])
+        vectors, cosines = self._vectors[numbers], self._cosines[numbers]
         is_near = np.zeros(len(numbers), dtype=bool)
         for lat, lng in places:
-            differences = vectors - _vector(lat, lng)
-            is_near |= np.einsum("ij,ij->i", differences, differences) <= self._chords[numbers]
-        return [user_ids[index] for index in np.flatnonzero(is_near).tolist() if numbers[index] >= 0]
+            is_near |= vectors @ _vector(lat, lng) >= cosines
+        is_near &= numbers >= 0
+        return [user_ids[index] for index in np.flatnonzero(is_near).tolist()]
 
 
 def _vector(lat: float, lng: float) -> tuple[float, float, float]:
@@ -82,7 +82,6 @@ def _vector(lat: float, lng: float) -> tuple[float, float, float]:
     return cos(phi) * cos(theta), cos(phi) * sin(theta), sin(phi)
 
 
-def _square_of_chord(arc_m: float) -> float:
-    """Of an arc of that length and a metre more, on a sphere of radius 1."""
-    angle = min(pi, (arc_m + 1.0) / EARTH_RADIUS_M)
-    return (2 * sin(angle / 2)) ** 2
+def _cosine_of(arc_m: float) -> float:
+    """Of the angle of an arc of that length and a metre more: places that are as near have a greater one."""
+    return cos(min(pi, (arc_m + 1.0) / EARTH_RADIUS_M))

@@ -92,6 +92,8 @@ class Nearby:
                     self._left(one.user_id)
             elif self._viewers.connect(one.user_id, link, now_s):
                 self._arrived(one.user_id)
+            else:
+                self._showing.renewed(one.user_id)
 
     async def run(self) -> None:
         """Works in the background until cancelled; ends with an ExceptionGroup if part of the work dies."""

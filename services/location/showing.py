@@ -29,6 +29,8 @@ from services.location.settings import LocationSettings
 from services.location.views import Views
 from services.ports.privacy_store import Precision
 
+_KEY = "nearby:"
+"""Events about one friend replace each other."""
 _events = Counter("hither_nearby_events", "Events about friends nearby that were handed over for delivery.", ["type"])
 _failures = Counter(
     "hither_nearby_failures", "Times that places or rules could not be read while friends were told of."
@@ -76,6 +78,8 @@ class Showing:
         """Whom newcomers may have been shown by another owner."""
         self._greeted: set[str] = set()
         """Viewers who are told again what they were told."""
+        self._missed: dict[str, set[str]] = {}
+        """Viewers whom events did not reach, and whom those were about."""
         self._changed: set[str] = set()
         """Viewers whose near friends are others than were kept last."""
         self._timers: list[tuple[int, str]] = []
@@ -113,6 +117,13 @@ class Showing:
         self._viewers[user_id] = None
         self._wake.set()
 
+    def renewed(self, user_id: str) -> None:
+        """The local user is still connected: what did not arrive before is told now."""
+        missed = self._missed.pop(user_id, None)
+        if missed is not None:
+            self._ghosts[user_id] = self._ghosts.get(user_id, frozenset()) | missed
+            self.greet(user_id)
+
     def look_at(self, user_id: str) -> None:
         """Something about the user may have changed: who may see the user, or whom the user sees."""
         self._owners[user_id] = None
@@ -134,6 +145,7 @@ class Showing:
         self._newcomers.pop(user_id, None)
         self._viewers.pop(user_id, None)
         self._ghosts.pop(user_id, None)
+        self._missed.pop(user_id, None)
         self._greeted.discard(user_id)
         self._changed.discard(user_id)
 
@@ -323,8 +335,15 @@ class Showing:
         if events:
             for event in events:
                 _events.labels(event.type).inc()
-            await self._delivery.to_users(events)
+            await self._deliver(events)
         await self._keep_shown()
+
+    async def _deliver(self, events: list[UserEvent]) -> None:
+        missed = await self._delivery.to_users(events)
+        for event in events:
+            if event.user_id in missed and self._following.knows(event.user_id):
+                owner_id = event.conflation_key.removeprefix(_KEY)
+                self._missed.setdefault(event.user_id, set()).add(owner_id)
 
     def _updates(self, told: list[tuple[Pair, Sight]], name_of: Callable[[str, str], str]) -> list[UserEvent]:
         """Events of what is still so: a name may have taken a while to find."""
@@ -377,4 +396,4 @@ def _gone(viewer_id: str, owner_id: str, reason: GoneReason.ValueType) -> UserEv
 
 
 def _event(viewer_id: str, owner_id: str, kind: str, payload: bytes) -> UserEvent:
-    return UserEvent(viewer_id, kind, payload, conflation_key=f"nearby:{owner_id}")
+    return UserEvent(viewer_id, kind, payload, conflation_key=_KEY + owner_id)

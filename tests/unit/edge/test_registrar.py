@@ -51,6 +51,22 @@ async def test_a_connection_that_opens_is_reported() -> None:
     assert (report.user_id, report.device_id, report.connected, report.connection_id) == ("user-1", "phone", True, 1)
 
 
+async def test_location_is_told_of_whoever_presence_is_told_of() -> None:
+    desk = Desk()
+    desk.mesh.fail("ReportViewers", Unavailable("away"))
+    desk.registrar.opened(connection(1))
+    await desk.registrar.settle()
+    [made] = desk.mesh.made("ReportViewers")
+    [report] = made.request.reports
+    assert (report.user_id, report.edge_id, report.connected, report.connection_id) == (
+        "user-1",
+        connection(1).edge_id,
+        True,
+        1,
+    )
+    assert dict(desk.metrics.registry_failures) == {"ReportViewers": 1}
+
+
 async def test_a_connection_that_closes_is_removed_and_reported() -> None:
     desk = Desk()
     async with desk.at_work():

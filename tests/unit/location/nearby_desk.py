@@ -1,6 +1,7 @@
 """Nearby friends over embedded engines: friends with places, edges that report and remember, a clock that stands still."""
 
 from collections import defaultdict
+from collections.abc import Awaitable, Callable
 from typing import cast
 
 from discovery.errors import Unavailable
@@ -43,6 +44,8 @@ class FakeDirectory:
     def __init__(self) -> None:
         self.friends: defaultdict[str, set[str]] = defaultdict(set)
         self.fails: set[str] = set()
+        self.meanwhile: Callable[[], Awaitable[None]] | None = None
+        """Happens once, while names are asked for."""
 
     async def ListFriendIds(
         self, request: directory.ListFriendIdsRequest, context: object
@@ -55,6 +58,9 @@ class FakeDirectory:
         if "FindNames" in self.fails:
             raise Unavailable("away")
         assert len(request.user_ids) <= 200
+        if self.meanwhile is not None:
+            happening, self.meanwhile = self.meanwhile, None
+            await happening()
         return directory.FindNamesResponse(
             names=(directory.UserName(user_id=one, name=one.title()) for one in request.user_ids)
         )

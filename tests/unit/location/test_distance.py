@@ -71,4 +71,4 @@ def test_numbers_of_users_who_went_are_used_again() -> None:
         assert places.near([f"{round_}-0"], [(0, 0)]) == []
 
     assert len(places) == 0
-    assert len(places._chords) == 256
+    assert len(places._cosines) == 256

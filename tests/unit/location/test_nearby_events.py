@@ -87,6 +87,26 @@ async def test_a_second_device_is_told_too(desk: Desk, world: World) -> None:
     assert world.told() == [("ann", "bob", "near")]
 
 
+async def test_what_did_not_arrive_is_told_again_when_the_edge_reports_again(desk: Desk, world: World) -> None:
+    await world.befriend("ann", "bob", "carol")
+    await desk.arrive("ann", "bob")
+    world.mesh.edges["edge"].is_down = True
+    await desk.grant("bob", "ann", HIDDEN)
+    await desk.share("carol")
+    await desk.move("carol", NEAR)
+    await desk.settle()
+    world.mesh.edges["edge"].is_down = False
+    await desk.settle()
+    assert world.told() == []
+
+    await desk.pass_time(10)
+
+    assert sorted(told for told in world.told() if told[0] == "ann") == [
+        ("ann", "bob", STOPPED),
+        ("ann", "carol", "near"),
+    ]
+
+
 async def test_strangers_are_told_nothing(desk: Desk, world: World) -> None:
     await world.befriend("ann", "bob")
     await desk.arrive("ann", "bob", "stranger")
@@ -156,6 +176,19 @@ async def test_a_grant_that_is_revoked_in_mid_stream_ends_it_at_once(desk: Desk,
 
     assert world.told() == [("bob", "ann", STOPPED)]
     assert await desk.near_ids("bob") == []
+
+
+async def test_what_is_taken_back_while_an_event_is_being_made_is_not_told(desk: Desk, world: World) -> None:
+    await world.befriend("ann", "bob")
+    await desk.arrive("ann")
+    await desk.share("bob")
+    world.directory.meanwhile = lambda: desk.grant("bob", "ann", HIDDEN)
+
+    await desk.move("bob", NEAR)
+    await desk.settle()
+
+    assert [told for told in world.told() if told[0] == "ann"] == []
+    assert world.view_log.rows == {}
 
 
 async def test_a_decision_about_one_friend_is_not_about_another(desk: Desk, world: World) -> None:
