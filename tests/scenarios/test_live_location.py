@@ -250,7 +250,9 @@ async def test_an_opaque_live_location_is_relayed_and_not_read(hither: Hither, h
 
 
 def client_of(hither: Hither, person: Person) -> HitherClient:
-    return HitherClient(hither.url, person.token, proxy=None, settings=ClientSettings(retry_limit_s=1.0))
+    return HitherClient(
+        hither.url, person.token, proxy=None, settings=ClientSettings(retry_limit_s=1.0, connect_timeout_s=_RECOVERED_S)
+    )
 
 
 async def seen(client: HitherClient, kind: type[Event]) -> Any:
