@@ -9,6 +9,7 @@ from typing import Any
 
 import uvloop
 
+from bench.city.walk import measure_city
 from bench.fanout import measure_fanout
 from bench.idle import measure_idle
 from bench.latency import LatencyBench, find_ceiling
@@ -34,6 +35,8 @@ def _start(name: str, arguments: dict[str, Any]) -> Awaitable[dict[str, object]]
         return _latency(**arguments)
     if name == "fanout":
         return measure_fanout(**arguments)
+    if name == "city":
+        return measure_city(**arguments)
     if name == "idle":
         return measure_idle(**arguments)
     raise ValueError(f"no job {name}")

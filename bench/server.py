@@ -39,7 +39,8 @@ class BenchServer:
     def __init__(self, cpu: int | None = None) -> None:
         self._cpu = cpu
         self._folder = tempfile.TemporaryDirectory(prefix="hither-bench-")
-        self._data = Path(self._folder.name) / "data"
+        self.data = Path(self._folder.name) / "data"
+        """Its data directory: what is put there before the block begins, the server finds."""
         self._process: asyncio.subprocess.Process | None = None
         self.url = ""
 
@@ -53,7 +54,7 @@ class BenchServer:
         log_path = Path(self._folder.name) / "server.log"
         with log_path.open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
-                _BIN / "hither", "up", "--host", "127.0.0.1", "--port", "0", "--data", str(self._data),
+                _BIN / "hither", "up", "--host", "127.0.0.1", "--port", "0", "--data", str(self.data),
                 env={**os.environ, **RAISED_LIMITS}, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=log,
             )  # fmt: skip
         if self._cpu is not None:
@@ -89,7 +90,7 @@ class BenchServer:
             "--device",
             device_id,
             "--data",
-            str(self._data),
+            str(self.data),
             stdout=asyncio.subprocess.PIPE,
         )
         async with asyncio.timeout(_START_TIMEOUT_S):

@@ -26,7 +26,9 @@ from services.sessions.settings import SessionsSettings
 
 _PREFIX = "HITHER_"
 _MASK = "***"
-_URL_PASSWORD = re.compile(r"(://[^/@:]*:)[^/@]*@")
+_URL_PASSWORD = re.compile(r"(://[^/:\s]*:)\S*@")
+"""Up to the last "@", for who forgot to write one in a password as %40."""
+_OPTION_PASSWORD = re.compile(r"([?&][^=&\s]*password=)[^&\s]*")
 
 
 class ConfigError(Exception):
@@ -91,10 +93,11 @@ class EnginesSettings:
     """What the services stand on: "embedded", or the URL of a server."""
 
     log: str = "embedded"
-    """Or kafka://HOST:PORT[,HOST:PORT...][?replication=3&prefix=NAME].
-    `prefix` goes before the names of topics, so that several clusters can share a Kafka."""
+    """Or kafka://[USER:PASSWORD@]HOST:PORT[,HOST:PORT...][?replication=3&prefix=NAME&ca=FILE&sasl=SCRAM-SHA-512].
+    `prefix` goes before the names of topics, so that several clusters can share a Kafka. `ca` is the file (PEM) with the authority of
+    the brokers' certificates, and makes it TLS; a user needs it. `sasl` may be SCRAM-SHA-256 or PLAIN instead."""
     messages: str = "embedded"
-    """Or cassandra://HOST:PORT[,HOST:PORT...]/KEYSPACE[?replication=3]."""
+    """Or cassandra://[USER:PASSWORD@]HOST:PORT[,HOST:PORT...]/KEYSPACE[?replication=3&ca=FILE], with `ca` as for `log`."""
     history: str = "embedded"
     """Where users were in the last seven days. Or cassandra://... as for `messages`; both may share a keyspace."""
     devices: str = "embedded"
@@ -185,7 +188,7 @@ def _masked(key: str, value: Any) -> Any:
         return value
     if key.endswith("password"):
         return _MASK
-    return _URL_PASSWORD.sub(rf"\g<1>{_MASK}@", value)
+    return _OPTION_PASSWORD.sub(rf"\g<1>{_MASK}", _URL_PASSWORD.sub(rf"\g<1>{_MASK}@", value))
 
 
 def _section(kind: Any, name: str, values: dict[str, Any]) -> Any:

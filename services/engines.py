@@ -7,7 +7,7 @@ drivers are imported no earlier: a process loads those of its own engines only.
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Protocol, TypeVar, cast
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from discovery.clock import SystemClock
 from discovery.registry.port import Registry
@@ -24,11 +24,13 @@ from services.ports.log import Log
 from services.ports.message_store import MessageStore
 from services.ports.privacy_store import PrivacyStore
 from services.ports.view_log import ViewLog
+from services.storage.access import Access, AccessRefused, believing
 
 EMBEDDED = "embedded"
 _AS_DEVICES = "devices"
 REGISTRY = "registry"
 """The servers that the registry names."""
+_MECHANISMS = ("SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN")
 _REDIS = ("redis", "rediss", "redis+sentinel", "rediss+sentinel")
 
 
@@ -121,12 +123,16 @@ class Engines:
         from services.storage.kafka.log import KafkaLog
 
         parts = _split("log", url, "kafka")
-        return await KafkaLog.open(
-            parts.hosts,
-            self._partitions,
-            int(parts.query.get("replication", "1")),
-            prefix=parts.query.get("prefix", ""),
-        )
+        with _refused("log"):
+            parts.check_options("replication", "prefix", "ca", "sasl")
+            return await KafkaLog.open(
+                parts.hosts,
+                self._partitions,
+                parts.replication(),
+                prefix=parts.query.get("prefix", ""),
+                access=parts.access(),
+                mechanism=parts.mechanism(),
+            )
 
     async def _open_messages(self, url: str) -> MessageStore:
         if url == EMBEDDED:
@@ -135,8 +141,12 @@ class Engines:
             return await SqliteMessageStore.open(self._data.database("messages"))
         from services.storage.cassandra.messages import CassandraMessageStore
 
-        hosts, port, keyspace, replication = _cassandra("messages", url)
-        return await CassandraMessageStore.open(hosts, port, keyspace, replication=replication)
+        parts = _split("messages", url, "cassandra")
+        with _refused("messages"):
+            parts.check_options("replication", "ca")
+            hosts, port = parts.hosts_of_one_port()
+            replication, access = parts.replication(), parts.access()
+            return await CassandraMessageStore.open(hosts, port, parts.path, replication=replication, access=access)
 
     async def _open_history(self, url: str) -> LocationHistory:
         if url == EMBEDDED:
@@ -145,8 +155,14 @@ class Engines:
             return await SqliteLocationHistory.open(self._data.database("history"), SystemClock())
         from services.storage.cassandra.history import CassandraLocationHistory
 
-        hosts, port, keyspace, replication = _cassandra("history", url)
-        return await CassandraLocationHistory.open(hosts, port, keyspace, SystemClock(), replication=replication)
+        parts = _split("history", url, "cassandra")
+        with _refused("history"):
+            parts.check_options("replication", "ca")
+            hosts, port = parts.hosts_of_one_port()
+            replication, access = parts.replication(), parts.access()
+            return await CassandraLocationHistory.open(
+                hosts, port, parts.path, SystemClock(), replication=replication, access=access
+            )
 
     async def _open_view_log(self, url: str) -> ViewLog:
         if url == EMBEDDED:
@@ -155,8 +171,14 @@ class Engines:
             return await SqliteViewLog.open(self._data.database("views"), SystemClock())
         from services.storage.cassandra.views import CassandraViewLog
 
-        hosts, port, keyspace, replication = _cassandra("history", url)
-        return await CassandraViewLog.open(hosts, port, keyspace, SystemClock(), replication=replication)
+        parts = _split("history", url, "cassandra")
+        with _refused("history"):
+            parts.check_options("replication", "ca")
+            hosts, port = parts.hosts_of_one_port()
+            replication, access = parts.replication(), parts.access()
+            return await CassandraViewLog.open(
+                hosts, port, parts.path, SystemClock(), replication=replication, access=access
+            )
 
     async def _open_devices(self, url: str) -> DeviceStore:
         if url == EMBEDDED:
@@ -236,28 +258,64 @@ class Engines:
 
 
 class _Parts:
-    """A URL of an engine: "scheme://host:port,host:port/path?key=value"."""
+    """A URL of an engine: "scheme://user:password@host:port,host:port/path?key=value". What is wrong in it is a ValueError that
+    quotes no secret.
+    """
 
-    def __init__(self, hosts: str, path: str, query: dict[str, str]) -> None:
+    def __init__(self, account: str, hosts: str, path: str, query: dict[str, str]) -> None:
+        self._account = account
         self.hosts = hosts
         self.path = path
         self.query = query
+
+    def check_options(self, *known: str) -> None:
+        """An option that nobody knows may be a misspelt one that somebody counts on."""
+        if unknown := sorted(self.query.keys() - set(known)):
+            raise ValueError(f"no option {', '.join(unknown)}; there are {', '.join(known)}")
+
+    def hosts_of_one_port(self) -> tuple[list[str], int]:
+        """The hosts, and the port of all."""
+        hosts, ports = zip(*(host.rpartition(":")[::2] for host in self.hosts.split(",")), strict=True)
+        if len(set(ports)) != 1 or not ports[0].isdecimal():
+            raise ValueError("hosts are HOST:PORT, all with one port")
+        return [host.strip("[]") for host in hosts], int(ports[0])
+
+    def replication(self) -> int:
+        """How many copies there are."""
+        given = self.query.get("replication", "1")
+        if not given.isdecimal() or given == "0":
+            raise ValueError(f"replication is a number from 1 on, not {given}")
+        return int(given)
+
+    def access(self) -> Access:
+        """How the server is spoken to."""
+        user, _, password = self._account.partition(":")
+        ca = self.query.get("ca")
+        if ca == "":
+            raise ValueError("ca names no file")
+        if user and not ca:
+            raise ValueError("a password goes over TLS only: name the server's authority, ?ca=FILE")
+        try:
+            return Access(believing(ca) if ca else None, unquote(user), unquote(password))
+        except OSError as error:
+            raise ValueError(f"ca: {ca} cannot be read as certificates: {error}") from error
+
+    def mechanism(self) -> str:
+        """How a user proves to be one."""
+        given = self.query.get("sasl", _MECHANISMS[0])
+        if given not in _MECHANISMS:
+            raise ValueError(f"sasl is one of {', '.join(_MECHANISMS)}")
+        return given
 
 
 def _split(engine: str, url: str, *schemes: str) -> _Parts:
     parts = urlsplit(url)
     if parts.scheme not in schemes:
         known = ", ".join(f"{scheme}://..." for scheme in schemes)
-        raise ConfigError(f"engines: {engine} is {EMBEDDED!r} or {known}, not {parts.scheme or url}://...")
-    query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
-    return _Parts(parts.netloc.rpartition("@")[2], parts.path.lstrip("/"), query)
-
-
-def _cassandra(engine: str, url: str) -> tuple[list[str], int, str, int]:
-    """Contact points, port, keyspace and replication."""
-    parts = _split(engine, url, "cassandra")
-    hosts = [host.rpartition(":")[0] for host in parts.hosts.split(",")]
-    return hosts, int(parts.hosts.rpartition(":")[2]), parts.path, int(parts.query.get("replication", "1"))
+        raise ConfigError(f"engines: {engine} is {EMBEDDED!r} or {known}, not {parts.scheme or 'nothing'}://...")
+    query = {key: values[-1] for key, values in parse_qs(parts.query, keep_blank_values=True).items()}
+    account, _, hosts = parts.netloc.rpartition("@")
+    return _Parts(account, hosts, parts.path.lstrip("/"), query)
 
 
 def _account(engine: str, url: str) -> str:
@@ -271,10 +329,10 @@ def _account(engine: str, url: str) -> str:
 
 @contextmanager
 def _refused(engine: str) -> Iterator[None]:
-    """What an engine cannot make of its URL is an error of the configuration."""
+    """What an engine cannot make of its URL is an error of the configuration, and so is a server that refuses it."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, AccessRefused) as error:
         raise ConfigError(f"engines: {engine}: {error}") from error
 
 

@@ -7,13 +7,16 @@ Knows nothing of the protocol: that is the driver's.
 """
 
 import asyncio
+import ssl
 import threading
 from collections.abc import Callable
 from typing import ClassVar
 
-from cassandra.connection import Connection, ConnectionShutdown
+from cassandra import AuthenticationFailed
+from cassandra.connection import Connection, ConnectionException, ConnectionShutdown
 
 _RECEIVE_BYTES = 64 * 1024
+_NOT_NOW = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class LoopTimer:
@@ -44,11 +47,17 @@ class LoopTimer:
             self._call()
 
 
+class NotBelieved(ConnectionException):  # type: ignore[misc] # the driver is untyped
+    """The server's certificate is none that this process believes."""
+
+
 class LoopConnection(Connection):  # type: ignore[misc] # the driver is untyped
     """A connection of one loop; see `on`."""
 
     loop: ClassVar[asyncio.AbstractEventLoop]
     thread_id: ClassVar[int]
+    was_let_in: ClassVar[bool] = False
+    """Set when this process was believed once: then it is right about who it is, whatever a server says that is starting."""
     is_closed: bool
 
     @classmethod
@@ -64,6 +73,18 @@ class LoopConnection(Connection):  # type: ignore[misc] # the driver is untyped
     def create_timer(cls, timeout: float, callback: Callable[[], object]) -> LoopTimer:
         """For the driver."""
         return LoopTimer(cls.loop, cls.thread_id, timeout, callback)
+
+    @classmethod
+    def factory(cls, endpoint: object, timeout: float, *args: object, **kwargs: object) -> object:
+        """For the driver: a connection that is ready. The driver never comes back to a server that refused a password, and a
+        server says so too while it cannot read its passwords.
+        """
+        try:
+            return super().factory(endpoint, timeout, *args, **kwargs)
+        except AuthenticationFailed as error:
+            if not cls.was_let_in:
+                raise
+            raise ConnectionException(str(error), endpoint) from error
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
@@ -89,6 +110,13 @@ class LoopConnection(Connection):  # type: ignore[misc] # the driver is untyped
         if not self.is_defunct:
             self.error_all_requests(ConnectionShutdown(f"Connection to {self.endpoint} was closed"))
             self.connected_event.set()
+
+    def _initiate_connection(self, sockaddr: object) -> None:
+        try:
+            super()._initiate_connection(sockaddr)
+        except ssl.SSLCertVerificationError as error:
+            self._socket.close()
+            raise NotBelieved(error.verify_message, self.endpoint) from error
 
     def _in_loop(self, call: Callable[..., object], *args: object) -> None:
         if threading.get_ident() == self.thread_id:
@@ -119,7 +147,7 @@ class LoopConnection(Connection):  # type: ignore[misc] # the driver is untyped
         self._pending.clear()
         try:
             sent = self._socket.send(data)
-        except (BlockingIOError, InterruptedError):
+        except _NOT_NOW:
             sent = 0
         except OSError as error:
             self.defunct(error)
@@ -144,7 +172,7 @@ class LoopConnection(Connection):  # type: ignore[misc] # the driver is untyped
     def _receive(self) -> None:
         try:
             data = self._socket.recv(_RECEIVE_BYTES)
-        except (BlockingIOError, InterruptedError):
+        except _NOT_NOW:
             return
         except OSError as error:
             self.defunct(error)

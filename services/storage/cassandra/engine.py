@@ -14,12 +14,14 @@ from typing import Any, Self, TypeVar
 
 import structlog
 from cassandra import (
+    AuthenticationFailed,
     ConsistencyLevel,
     DriverException,
     OperationTimedOut,
     RequestExecutionException,
     UnresolvableContactPoints,
 )
+from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import (
     EXEC_PROFILE_DEFAULT,
     Cluster,
@@ -35,7 +37,8 @@ from cassandra.protocol import RequestExecutionException as ServerRequestExecuti
 from cassandra.query import BatchStatement, BatchType, BoundStatement, PreparedStatement, tuple_factory
 
 from discovery.errors import Internal, Unavailable
-from services.storage.cassandra.connection import LoopConnection
+from services.storage.access import Access, AccessRefused
+from services.storage.cassandra.connection import LoopConnection, NotBelieved
 
 _log = structlog.get_logger(__name__)
 Result = TypeVar("Result")
@@ -47,7 +50,7 @@ _CONNECT_S = 5.0
 _CLOSE_S = 3 * _REQUEST_S
 _HEARTBEAT_S = 5.0
 _RECONNECT_MIN_S = 0.2
-_RECONNECT_MAX_S = 2.0
+_RECONNECT_MAX_S = 1.0
 _MOST_REQUESTS = 256
 """Statements that are underway; more wait for their turn, in order."""
 
@@ -96,14 +99,19 @@ class Engine:
         self._closing = False
 
     @classmethod
-    async def open(cls, contact_points: Sequence[str], port: int, datacenter: str | None) -> Self:
-        """Connects. `datacenter` is whose nodes are used; None: that of the first contact point. Raises Unavailable."""
+    async def open(cls, contact_points: Sequence[str], port: int, datacenter: str | None, access: Access) -> Self:
+        """Connects. `datacenter` is whose nodes are used; None: that of the first contact point. Raises Unavailable, and
+        AccessRefused.
+        """
+        connections = LoopConnection.on(asyncio.get_running_loop())
         cluster = Cluster(
             list(contact_points),
             port=port,
             # Version 5 adds checksums that the driver computes in Python.
             protocol_version=4,
-            connection_class=LoopConnection.on(asyncio.get_running_loop()),
+            connection_class=connections,
+            ssl_context=access.tls,
+            auth_provider=PlainTextAuthProvider(access.user, access.password) if access.user else None,
             compression=False,
             # Without it, what takes more than one packet waits 40 ms for the server's delayed acknowledgement.
             sockopts=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
@@ -123,10 +131,11 @@ class Engine:
             idle_heartbeat_timeout=_HEARTBEAT_S,
         )
         try:
-            session = await asyncio.to_thread(_translated, cluster.connect)
+            session = await asyncio.to_thread(_translated, lambda: _let_in(cluster))
         except BaseException:
             await asyncio.shield(asyncio.to_thread(cluster.shutdown))
             raise
+        connections.was_let_in = True
         return cls(cluster, session)
 
     async def run_blocking(self, work: Callable[[Session], Result]) -> Result:
@@ -244,6 +253,18 @@ def _join(writes: Sequence[PartitionWrite]) -> BoundStatement | BatchStatement:
         for prepared, values in write.statements:
             batch.add(prepared, values)
     return batch
+
+
+def _let_in(cluster: Cluster) -> Session:
+    try:
+        return cluster.connect()
+    except NoHostAvailable as error:
+        for cause in error.errors.values() if isinstance(error.errors, dict) else ():
+            if isinstance(cause, NotBelieved):
+                raise AccessRefused(f"Cassandra's certificate is not believed: {cause}.") from error
+            if isinstance(cause, AuthenticationFailed):
+                raise AccessRefused("Cassandra refuses the user or the password.") from error
+        raise
 
 
 def _translated(work: Callable[[], Result]) -> Result:

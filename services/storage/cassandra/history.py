@@ -15,6 +15,7 @@ from cassandra.query import PreparedStatement
 from discovery.clock import Clock
 from discovery.errors import InvalidArgument
 from services.ports.location_history import KEPT_MS, MOST_FIXES, FixRow
+from services.storage.access import OPEN, Access
 from services.storage.cassandra.engine import Engine, PartitionWrite, Statement
 from services.storage.cassandra.rows import KEYS_A_STATEMENT, chunks
 from services.storage.cassandra.schema import HISTORY, Keyspace, checked_name, migrate
@@ -43,11 +44,18 @@ class CassandraLocationHistory:
 
     @classmethod
     async def open(
-        cls, contact_points: Sequence[str], port: int, keyspace: str, clock: Clock, *, replication: int = 1
+        cls,
+        contact_points: Sequence[str],
+        port: int,
+        keyspace: str,
+        clock: Clock,
+        *,
+        replication: int = 1,
+        access: Access = OPEN,
     ) -> Self:
         """As CassandraMessageStore.open; both may share a keyspace."""
         place = Keyspace(checked_name(keyspace), replication)
-        engine = await Engine.open(contact_points, port, None)
+        engine = await Engine.open(contact_points, port, None, access)
         try:
             await engine.run_blocking(partial(migrate, keyspace=place, schema=HISTORY))
             return cls(engine, await engine.run_blocking(partial(_prepare, keyspace=keyspace)), clock)

@@ -22,6 +22,7 @@ from services.ports.message_store import (
     MarkRow,
     MessageRow,
 )
+from services.storage.access import OPEN, Access
 from services.storage.cassandra.buckets import Buckets
 from services.storage.cassandra.conversations import Conversations
 from services.storage.cassandra.engine import Engine
@@ -61,18 +62,20 @@ class CassandraMessageStore:
         *,
         replication: int = 1,
         datacenter: str | None = None,
+        access: Access = OPEN,
         sent_ttl_s: int = SENT_TTL_S,
         places_a_bucket: int = PLACES_A_BUCKET,
     ) -> Self:
         """Connects to nodes of one datacenter (by default that of the contact points) and makes what the keyspace lacks.
 
         `keyspace` is a lower-case name; it is made, if need be, with `replication` copies in the datacenter. `sent_ttl_s` is at
-        least 7 days. `places_a_bucket` must never change for a keyspace. Raises ValueError, SchemaTooNew, or Unavailable.
+        least 7 days. `places_a_bucket` must never change for a keyspace. Raises ValueError, SchemaTooNew, Unavailable, or
+        AccessRefused.
         """
         if sent_ttl_s < _LEAST_SENT_TTL_S:
             raise ValueError("ids that were sent must be kept for at least 7 days")
         place = Keyspace(checked_name(keyspace), replication)
-        engine = await Engine.open(contact_points, port, datacenter)
+        engine = await Engine.open(contact_points, port, datacenter, access)
         try:
             await engine.run_blocking(partial(migrate, keyspace=place))
             await engine.run_blocking(_warn_unless_durable)

@@ -16,6 +16,7 @@ from discovery.clock import Clock
 from discovery.errors import InvalidArgument
 from services.ports.privacy_store import Precision
 from services.ports.view_log import KEPT_MS, MOST_VIEWS, ViewPlace, ViewRow
+from services.storage.access import OPEN, Access
 from services.storage.cassandra.engine import Engine, PartitionWrite, Row, Statement
 from services.storage.cassandra.schema import VIEWS, Keyspace, checked_name, migrate
 
@@ -46,11 +47,18 @@ class CassandraViewLog:
 
     @classmethod
     async def open(
-        cls, contact_points: Sequence[str], port: int, keyspace: str, clock: Clock, *, replication: int = 1
+        cls,
+        contact_points: Sequence[str],
+        port: int,
+        keyspace: str,
+        clock: Clock,
+        *,
+        replication: int = 1,
+        access: Access = OPEN,
     ) -> Self:
         """As CassandraLocationHistory.open; both may share a keyspace."""
         place = Keyspace(checked_name(keyspace), replication)
-        engine = await Engine.open(contact_points, port, None)
+        engine = await Engine.open(contact_points, port, None, access)
         try:
             await engine.run_blocking(partial(migrate, keyspace=place, schema=VIEWS))
             return cls(engine, await engine.run_blocking(partial(_prepare, keyspace=keyspace)), clock)

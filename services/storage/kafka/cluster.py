@@ -7,6 +7,7 @@ retry without an end, cannot be abandoned, and follow hundreds of partitions at 
 import asyncio
 import logging
 import re
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from enum import Enum
@@ -14,12 +15,21 @@ from typing import Any, TypeVar
 
 import structlog
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError, NodeNotReadyError, for_code
+from aiokafka.conn import create_conn
+from aiokafka.errors import (
+    AuthenticationFailedError,
+    KafkaError,
+    NodeNotReadyError,
+    SaslAuthenticationFailed,
+    UnsupportedSaslMechanismError,
+    for_code,
+)
 from aiokafka.protocol.admin import CreateTopicsRequest
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.structs import TopicPartition
 
 from discovery.errors import InvalidArgument, Unavailable
+from services.storage.access import Access, AccessRefused
 
 _log = structlog.get_logger("hither.storage.kafka")
 # It reports every attempt at a broker that is away, many a second; that it is away is said here, once.
@@ -27,6 +37,7 @@ logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
 FAILURES = (KafkaError, OSError, TimeoutError, KeyError)
 """What a request ends with when its broker is away. KeyError: aiokafka looks a connection up that was closed meanwhile."""
+_NOT_BELIEVED = (AuthenticationFailedError, SaslAuthenticationFailed, UnsupportedSaslMechanismError)
 BACKOFF_S = 0.1
 _MAKE_TOPIC_S = 30.0
 """A small broker needs seconds to make the files of hundreds of partitions."""
@@ -72,7 +83,16 @@ def name_of(code: int) -> str:
 class Cluster:
     """Every method that asks a broker gives up after `deadline_s` with Unavailable (ENGINE_DOWN)."""
 
-    def __init__(self, servers: str, prefix: str, partitions: int, replication: int, deadline_s: float) -> None:
+    def __init__(
+        self,
+        servers: str,
+        prefix: str,
+        partitions: int,
+        replication: int,
+        deadline_s: float,
+        access: Access,
+        mechanism: str,
+    ) -> None:
         self.deadline_s = deadline_s
         self.partitions = partitions
         self._prefix = prefix
@@ -81,21 +101,40 @@ class Cluster:
         self._locks: dict[str, asyncio.Lock] = {}
         self._away: set[int] = set()
         self._deadlines: set[asyncio.Timeout] = set()
+        self._connecting: dict[str, Any] = {
+            "client_id": "hither",
+            "request_timeout_ms": int(deadline_s * 750),
+            **_security(access, mechanism),
+        }
         self._client = AIOKafkaClient(
             bootstrap_servers=servers,
-            client_id="hither",
-            request_timeout_ms=int(deadline_s * 750),
+            **self._connecting,
             retry_backoff_ms=int(BACKOFF_S * 1000),
             metadata_max_age_ms=60_000,
         )
 
     async def start(self) -> None:
-        """Finds the brokers."""
+        """Finds the brokers. Raises AccessRefused too."""
         try:
             async with self.deadline():
                 await self._client.bootstrap()
         except FAILURES as error:
+            await self._tell_a_refusal()
             raise Unavailable("Kafka cannot be reached.", reason="ENGINE_DOWN") from error
+
+    async def _tell_a_refusal(self) -> None:
+        """The client says of a broker that refuses it what it says of one that is away. Raises AccessRefused if one does."""
+        for host, port, _ in self._client.hosts:
+            try:
+                async with self.deadline():
+                    connection = await create_conn(host, port, **self._connecting)
+            except ssl.SSLCertVerificationError as error:
+                raise AccessRefused(f"Kafka's certificate is not believed: {error.verify_message}.") from error
+            except _NOT_BELIEVED as error:
+                raise AccessRefused("Kafka refuses the user, the password or the mechanism.") from error
+            except FAILURES:
+                continue
+            connection.close()
 
     async def close(self) -> None:
         """Closes all connections."""
@@ -279,6 +318,18 @@ class Cluster:
             if response is None or any(code for _, partitions in response.topics for _, code, *_ in partitions):
                 return False
         return True
+
+
+def _security(access: Access, mechanism: str) -> dict[str, Any]:
+    """The driver's options."""
+    options: dict[str, Any] = {
+        "security_protocol": f"{'SASL_' if access.user else ''}{'SSL' if access.tls else 'PLAINTEXT'}",
+        "ssl_context": access.tls,
+    }
+    if access.user:
+        account = {"sasl_plain_username": access.user, "sasl_plain_password": access.password}
+        options |= {"sasl_mechanism": mechanism, **account}
+    return options
 
 
 def _read_created(response: Any) -> tuple[int, None]:

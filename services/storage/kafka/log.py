@@ -8,6 +8,7 @@ from aiokafka.protocol.admin import DeleteRecordsRequest
 
 from discovery.errors import InvalidArgument, Unavailable
 from services.ports.log import Committed, Record
+from services.storage.access import OPEN, Access
 from services.storage.kafka.cluster import MOST_CALL_BYTES, Cluster, Refused, Traffic
 from services.storage.kafka.committing import Committing
 from services.storage.kafka.keeper import Keeper
@@ -35,9 +36,9 @@ class KafkaLog:
     Nothing waits for Kafka longer than `deadline_s`: then it raises Unavailable. It comes back by itself when Kafka does.
     """
 
-    def __init__(self, servers: str, partitions: int, replication: int, prefix: str, deadline_s: float) -> None:
+    def __init__(self, partitions: int, prefix: str, cluster: Cluster) -> None:
         self._partitions = partitions
-        self._cluster = Cluster(servers, prefix, partitions, replication, deadline_s)
+        self._cluster = cluster
         self._keeper = Keeper(self._died)
         self._producing = Producing(self._cluster, self._keeper.start, self._appended)
         self._reading = Reading(self._cluster, self._keeper.start, self._producing.producer_ids)
@@ -50,13 +51,22 @@ class KafkaLog:
 
     @classmethod
     async def open(
-        cls, servers: str, partitions: int, replication: int = 1, *, prefix: str = "", deadline_s: float = 4.0
+        cls,
+        servers: str,
+        partitions: int,
+        replication: int = 1,
+        *,
+        prefix: str = "",
+        deadline_s: float = 4.0,
+        access: Access = OPEN,
+        mechanism: str = "SCRAM-SHA-512",
     ) -> Self:
-        """Finds the brokers among `servers` ("host:port,host:port"). Raises Unavailable if none answers.
+        """Finds the brokers among `servers` ("host:port,host:port"). Raises Unavailable if none answers, and AccessRefused.
 
-        `prefix` goes before the names of topics and groups: several logs live on one Kafka.
+        `prefix` goes before the names of topics and groups: several logs live on one Kafka. `mechanism` is SASL's, for a
+        user: SCRAM-SHA-512, SCRAM-SHA-256 or PLAIN.
         """
-        log = cls(servers, partitions, replication, prefix, deadline_s)
+        log = cls(partitions, prefix, Cluster(servers, prefix, partitions, replication, deadline_s, access, mechanism))
         try:
             await log._cluster.start()
         except BaseException:

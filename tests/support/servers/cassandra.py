@@ -10,35 +10,53 @@ from pathlib import Path
 from string import Template
 
 from cassandra import DriverException
+from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable, Session
 from cassandra.policies import RoundRobinPolicy
 
+from services.storage.access import believing
 from tests.support.servers.jars import found, resolve_jars
 from tests.support.servers.process import ServerProcess, free_port
+from tests.support.servers.secured import STORE_PASSWORD, Secured
 
 _FILES = Path(__file__).parent / "cassandra_files"
 _POM = _FILES / "pom.xml"
 _READY_S = 120.0
 _ANSWER_S = 5.0
 _EMPTY_S = 60.0
+_FIRST_USER = ("cassandra", "cassandra")
+_SECURED = """
+client_encryption_options:
+  enabled: true
+  optional: false
+  keystore: {keystore}
+  keystore_password: {password}
+  store_type: PKCS12
+"""
 
 
 class CassandraServer(ServerProcess):
-    """A node on 127.0.0.1:`port` with its data in `folder`; it keeps its port and its data when it is started again.
+    """A node on 127.0.0.1:`port` with its data in `folder`; it keeps its port and its data when it is started again. A
+    `secured` one speaks TLS and lets its user in, by its password.
 
     Raises ServerMissing without Java or Maven, or when the jars cannot be had. Its methods block: a test that has a loop
     calls them in a thread.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, secured: Secured | None = None) -> None:
         jars = resolve_jars("cassandra", _POM)
         self.port = free_port()
         """For clients, of 127.0.0.1."""
         folder.mkdir(parents=True, exist_ok=True)
         settings = Template((_FILES / "cassandra.yaml").read_text())
-        (folder / "cassandra.yaml").write_text(
-            settings.substitute(port=self.port, storage_port=free_port(), folder=folder)
-        )
+        authenticator = "PasswordAuthenticator" if secured else "AllowAllAuthenticator"
+        text = settings.substitute(port=self.port, storage_port=free_port(), folder=folder, authenticator=authenticator)
+        if secured:
+            secured.write_pkcs12(folder / "server.p12")
+            text += _SECURED.format(keystore=folder / "server.p12", password=STORE_PASSWORD)
+        (folder / "cassandra.yaml").write_text(text)
+        self._secured = secured
+        self._user_is_made = secured is None
         command = [
             found("java"),
             f"-javaagent:{next(jars.glob('jamm-*.jar'))}",
@@ -59,6 +77,12 @@ class CassandraServer(ServerProcess):
             for emptied in [session.execute_async(f"TRUNCATE {keyspace}.{name}", timeout=_EMPTY_S) for name in names]:
                 emptied.result()
 
+    def set_password(self, password: str) -> None:
+        """From now on, the secured server's user has this one."""
+        assert self._secured is not None
+        with self._session() as session:
+            session.execute(f"ALTER ROLE {self._secured.user} WITH PASSWORD = '{password}'")
+
     def _answers(self) -> bool:
         # The driver is loud and slow about a port that is closed.
         with socket.socket() as probe:
@@ -66,9 +90,16 @@ class CassandraServer(ServerProcess):
                 return False
         try:
             with self._session() as session:
+                self._make_user(session)
                 return bool(session.execute("SELECT key FROM system.local").one())
         except (NoHostAvailable, DriverException, OSError):
             return False
+
+    def _make_user(self, session: Session) -> None:
+        if self._secured and not self._user_is_made:
+            account = (self._secured.user, self._secured.password)
+            session.execute(f"CREATE ROLE IF NOT EXISTS {account[0]} WITH PASSWORD = '{account[1]}' AND LOGIN = true")
+            self._user_is_made = True
 
     @contextmanager
     def _session(self) -> Iterator[Session]:
@@ -77,6 +108,8 @@ class CassandraServer(ServerProcess):
             port=self.port,
             protocol_version=4,
             connect_timeout=_ANSWER_S,
+            ssl_context=believing(str(self._secured.ca)) if self._secured else None,
+            auth_provider=PlainTextAuthProvider(*_FIRST_USER) if self._secured else None,
             schema_metadata_enabled=False,
             execution_profiles={
                 EXEC_PROFILE_DEFAULT: ExecutionProfile(RoundRobinPolicy(), request_timeout=_ANSWER_S),

@@ -57,6 +57,24 @@ def test_passwords_are_masked_where_settings_are_shown() -> None:
     assert shown["engines"]["log"] == "embedded"
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("kafka://hither:hunter2@a:1,b:2?ca=/ca.pem", "kafka://hither:***@a:1,b:2?ca=/ca.pem"),
+        ("cassandra://hither:hunter2@a:1/hither?ca=/ca.pem", "cassandra://hither:***@a:1/hither?ca=/ca.pem"),
+        ("kafka://hither:p@hunter2/x@a:1", "kafka://hither:***@a:1"),
+        ("kafka://us@er:hunter2@a:1", "kafka://us@er:***@a:1"),
+        ("redis://a:1?password=hunter2&db=1", "redis://a:1?password=***&db=1"),
+        ("redis://:hunter2@a:1 redis://:hunter2@b:1", "redis://:***@a:1 redis://:***@b:1"),
+        ("kafka://a:1,b:2?prefix=x", "kafka://a:1,b:2?prefix=x"),
+    ],
+)
+def test_a_password_is_masked_however_it_is_written(url: str, shown: str) -> None:
+    config = load_config(None, {"HITHER_ENGINES_LOG": url}, {})
+
+    assert config.shown()["engines"]["log"] == shown
+
+
 def test_certificates_are_given_whole(tmp_path: Path) -> None:
     file = tmp_path / "hither.toml"
     file.write_text('[tls]\nca = "/pki/ca.pem"\ncert = "/pki/edge.pem"\n')

@@ -1,0 +1,68 @@
+"""`python -m bench.city [--quick]`: three designs in a simulated city, and its people at a real server.
+
+Prints the tables and writes `bench/results/city.md`, `city.json` and two pictures.
+"""
+
+import argparse
+import asyncio
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from bench.__main__ import commit
+from bench.city.census import settle
+from bench.city.comparison import CIRCLES, FRIENDS, PEOPLE, SIZES, compare
+from bench.city.report import write_report
+from bench.city.streets import acquaint
+from bench.generator import generate
+from bench.processes import cpus, machine
+from bench.report import RESULTS
+from bench.server import BenchServer
+
+_AT_THE_SERVER: Final = 801
+_SIDES_M: Final = {"a city of 40 km": 40_000.0, "a country of 4,000 km, nobody near": 4_000_000.0}
+
+
+async def at_a_server(loads: list[float], seconds: float, side_m: float) -> dict[str, Any]:
+    """People with 400 friends each, half of them online, at `hither up`."""
+    names = [f"walker{number}" for number in range(_AT_THE_SERVER)]
+    online = list(range(0, _AT_THE_SERVER, 2))
+    server = BenchServer()
+    await settle(server.data, names, acquaint(_AT_THE_SERVER, FRIENDS))
+    async with server:
+        tokens = await server.tokens([names[number] for number in online])
+        return await generate(
+            "city", cpus()[1], url=server.url, server_pid=server.pid, people=_AT_THE_SERVER, side_m=side_m,
+            online=online, names=names, tokens=tokens, loads=loads, seconds=seconds,
+        )  # fmt: skip
+
+
+async def measure(*, quick: bool) -> dict[str, Any]:
+    """Everything, one thing after the other."""
+    updates = 500 if quick else 3_000
+    result: dict[str, Any] = {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": commit(),
+        "machine": machine(),
+        "by_people": [asdict(cost) for people in SIZES for cost in compare(people, FRIENDS, updates)],
+        "by_friends": [asdict(cost) for friends in CIRCLES for cost in compare(PEOPLE, friends, updates)],
+        "at_a_server": {},
+    }
+    for name, side_m in _SIDES_M.items():
+        loads = [25.0, 50.0] if quick else [25.0, 50.0, 100.0, 200.0, 400.0]
+        result["at_a_server"][name] = await at_a_server(loads, 3.0 if quick else 8.0, side_m)
+    return result
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(prog="python -m bench.city", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a minute instead of several; coarser")
+    result = asyncio.run(measure(quick=parser.parse_args().quick))
+    (RESULTS / "city.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(write_report(result, RESULTS))
+
+
+if __name__ == "__main__":
+    main()
