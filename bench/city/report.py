@@ -36,8 +36,8 @@ def render(result: dict[str, Any]) -> str:
         "",
         "## Three designs",
         "",
-        f"The same updates, on {INSTANCES} instances. *Bus* is messages for each update, counted for each instance that gets one; *looked "
-        "at* is persons whose place or friendship is checked. CPU is the designs' own, without the bus.",
+        f"The same updates, on {INSTANCES} instances. *Bus* is messages for each update, counted for each instance that gets one; "
+        "*looked at* is persons whose place or friendship is checked. CPU is the designs' own, without the bus.",
         "",
         *_designs(result["by_people"], "people"),
         "",
@@ -47,15 +47,15 @@ def render(result: dict[str, Any]) -> str:
         "",
         "![How cost grows with people and with friends](city-growth.svg)",
         "",
-        "Following each friend costs what a person has friends online, whatever the city holds: that is what Hither does. Cells and scans "
-        "look at everybody who is around and throw nearly all of them away, so they cost what the city holds. Cells would win where "
-        "strangers are to be found, or where somebody has more friends than people around; each move over a border of theirs also "
-        "costs subscriptions.",
+        "Following each friend costs what a person has friends online, whatever the city holds: that is what Hither does. Cells and "
+        "scans look at everybody who is around and throw nearly all of them away, so they cost what the city holds. Cells would win "
+        "where strangers are to be found, or where somebody has more friends than people around; each move over a border of theirs "
+        "also costs subscriptions.",
         "",
         "## At a server",
         "",
-        f"801 people with {FRIENDS} friends, 401 of them connected to one `hither up` (embedded engines; all of it, WebSocket and JSON "
-        "included). Latency is from when an update was due until a friend's socket has it. The generator shares the machine.",
+        f"801 people with {FRIENDS} friends, 401 of them connected to one `hither up` (embedded engines; sockets and JSON included). "
+        "Latency is from when an update was due until a friend's socket has it. The generator shares the machine.",
         "",
         *_walked(result["at_a_server"]),
         "",
@@ -79,7 +79,8 @@ def _designs(costs: list[dict[str, Any]], by: str) -> list[str]:
 
 def _walked(runs: dict[str, Any]) -> list[str]:
     lines = [
-        "| where | updates/s offered | accepted | shown to friends | latency p50, p99 | CPU of the server | CPU an update | and a friend shown |",
+        "| where | updates/s offered | accepted | shown to friends | latency p50, p99 | CPU of the server | for an update | "
+        "for a friend shown |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for where, found in runs.items():
