@@ -13,11 +13,12 @@ async def judge(storm: Storm, fault: str, since_s: float) -> None:
     The report is printed, and appended to the file that HITHER_TEST_REPORT names.
     """
     await storm.everybody_acked(time.monotonic(), times=2)
-    _report(f"{fault}: {storm.figures(since_s)}")
+    report(f"{fault}: {storm.figures(since_s)}")
     assert await storm.problems() == []
 
 
-def _report(line: str) -> None:
+def report(line: str) -> None:
+    """Prints the line, and appends it to the file that HITHER_TEST_REPORT names."""
     print(line)  # noqa: T201 (shown with -s, and when a test fails)
     if name := os.environ.get("HITHER_TEST_REPORT"):
         with Path(name).open("a") as file:
