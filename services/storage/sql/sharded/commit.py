@@ -16,7 +16,9 @@ import structlog
 from services.storage.sql.sharded.branch import Branch
 from services.storage.sql.sharded.failures import FAILURES, is_broken
 
-_GID = re.compile("hither directory ([0-9]{1,5}) ([0-9a-f]{32})")
+GATE = "directory_shard"
+"""The table that is locked in ROW EXCLUSIVE mode while a part is prepared, until it is ended. Nothing else locks it."""
+_GID = re.compile("hither directory ([0-9]{1,5}) ([0-9a-f]{32}) [0-9]{1,5}")
 
 log = structlog.get_logger(__name__)
 
@@ -32,10 +34,9 @@ class TransactionName:
     transaction_id: str
     first: int
 
-    @property
-    def gid(self) -> str:
-        """What its prepared parts are called."""
-        return f"hither directory {self.first} {self.transaction_id}"
+    def gid(self, shard: int) -> str:
+        """What its prepared part on that shard is called: a server that has several shards has one set of names."""
+        return f"hither directory {self.first} {self.transaction_id} {shard}"
 
     @classmethod
     def parse(cls, gid: str) -> "TransactionName | None":
@@ -73,8 +74,9 @@ async def commit(branches: Sequence[Branch]) -> None:
 
 async def prepare(branches: Sequence[Branch], name: TransactionName) -> None:
     """The first phase: from now on the parts can be committed whatever happens, and keep their locks until they are ended."""
+    lock, tag = f"LOCK TABLE {GATE} IN ROW EXCLUSIVE MODE", "PREPARE TRANSACTION"
     try:
-        await _all(branch.end(f"PREPARE TRANSACTION '{name.gid}'", "PREPARE TRANSACTION") for branch in branches)
+        await _all(branch.end(f"{lock}; {tag} '{name.gid(branch.number)}'", tag) for branch in branches)
     except BaseException:
         await _undo(branches, name)
         raise
@@ -93,9 +95,13 @@ async def decide(first: Branch, commands: str) -> None:
 async def complete(branches: Sequence[Branch], name: TransactionName) -> bool:
     """The second phase; whether all of it was done. What is left is done by a recovery, and is locked until then."""
     try:
-        await _all(branch.command(f"COMMIT PREPARED '{name.gid}'") for branch in branches)
+        await _all(branch.command(f"COMMIT PREPARED '{name.gid(branch.number)}'") for branch in branches)
     except FAILURES as error:
-        log.warning("a part of a transaction will be committed by a recovery", gid=name.gid, error=str(error))
+        log.warning(
+            "a part of a transaction will be committed by a recovery",
+            transaction_id=name.transaction_id,
+            error=str(error),
+        )
         return False
     return True
 
@@ -104,9 +110,13 @@ async def _undo(branches: Sequence[Branch], name: TransactionName) -> None:
     for branch in branches:
         if branch.is_ended:
             try:
-                await branch.command(f"ROLLBACK PREPARED '{name.gid}'")
+                await branch.command(f"ROLLBACK PREPARED '{name.gid(branch.number)}'")
             except FAILURES as error:
-                log.warning("a part of a transaction will be undone by a recovery", gid=name.gid, error=str(error))
+                log.warning(
+                    "a part of a transaction will be undone by a recovery",
+                    gid=name.gid(branch.number),
+                    error=str(error),
+                )
 
 
 async def _forget(first: Branch, name: TransactionName) -> None:
@@ -115,7 +125,7 @@ async def _forget(first: Branch, name: TransactionName) -> None:
     try:
         await first.command(f"BEGIN; SET LOCAL synchronous_commit TO off; {forget}; COMMIT")
     except FAILURES as error:
-        log.debug("a decision will be forgotten by a recovery", gid=name.gid, error=str(error))
+        log.debug("a decision will be forgotten by a recovery", transaction_id=name.transaction_id, error=str(error))
 
 
 def _insert(transaction_id: str) -> str:

@@ -10,6 +10,7 @@ FAILURES = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSEr
 # serialization_failure, deadlock_detected, lock_not_available
 _LOST_STATES = ("40001", "40P01", "55P03")
 _BROKEN_CONSTRAINT = "23"
+_FULL = "53"
 # Connection exceptions; the server shuts down, has crashed or starts; the transaction idled for too long.
 _BROKEN_STATES = ("08", "57P01", "57P02", "57P03", "25P03")
 
@@ -25,6 +26,11 @@ class NeedsLocks(Exception):
 def is_lost_race(error: BaseException) -> bool:
     """Whether a concurrent transaction won, so that running this one again may succeed."""
     return isinstance(error, LostRace) or _state(error).startswith((*_LOST_STATES, _BROKEN_CONSTRAINT))
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether the server has no more of something: connections, prepared transactions, locks, memory, disk."""
+    return isinstance(error, PoolTimeoutError) or _state(error).startswith(_FULL)
 
 
 def is_broken(error: BaseException) -> bool:

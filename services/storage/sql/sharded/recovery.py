@@ -75,10 +75,10 @@ class Recovery:
         async with asyncio.timeout(self._answer_s), self._engines[number].single() as connection:
             driver: asyncpg.Connection = (await connection.get_raw_connection()).driver_connection
             try:
-                await driver.execute(f"{command} PREPARED '{name.gid}'")
+                await driver.execute(f"{command} PREPARED '{name.gid(number)}'")
             except (asyncpg.UndefinedObjectError, asyncpg.ObjectNotInPrerequisiteStateError):
                 return  # Somebody else has ended it, or is about to.
-        log.warning("a transaction that was left in doubt is ended", gid=name.gid, shard=number, by=command)
+        log.warning("a transaction that was left in doubt is ended", gid=name.gid(number), shard=number, by=command)
 
     async def _is_committed(self, name: TransactionName) -> bool:
         """Whether it was decided so; if it was not decided, it cannot be any more."""

@@ -23,7 +23,6 @@ from typing import Self, TypeVar
 
 import structlog
 from sqlalchemy import Connection, TextClause, inspect, make_url, text
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from discovery.errors import Aborted, Internal, ResourceExhausted, Unavailable
 from services.directory.ports import Tables
@@ -34,7 +33,7 @@ from services.storage.sql.postgresql import PostgresqlEngine
 from services.storage.sql.sharded.branch import Branch
 from services.storage.sql.sharded.commit import OutcomeUnknown, commit
 from services.storage.sql.sharded.conversations import ShardedConversations
-from services.storage.sql.sharded.failures import FAILURES, LostRace, NeedsLocks, is_broken, is_lost_race
+from services.storage.sql.sharded.failures import FAILURES, LostRace, NeedsLocks, is_broken, is_full, is_lost_race
 from services.storage.sql.sharded.people import ShardedAnswers, ShardedFriendships, ShardedUsers
 from services.storage.sql.sharded.recovery import Recovery
 from services.storage.sql.sharded.schema import DIRECTORY_SHARD
@@ -152,11 +151,11 @@ class ShardedDirectoryStore:
                 return await self._once(run, work)
             except OutcomeUnknown as error:
                 raise Unavailable("The directory's store went away in a commit.", reason="OUTCOME_UNKNOWN") from error
-            except PoolTimeoutError:
-                raise _busy() from None
             except OSError as error:
                 raise _away() from error
             except (LostRace, *FAILURES) as error:
+                if is_full(error):
+                    raise _busy() from error
                 broken = is_broken(error)
                 if not broken and not is_lost_race(error):
                     raise Internal("A database of the directory refused a statement.") from error
@@ -251,4 +250,4 @@ def _away() -> Unavailable:
 
 
 def _busy() -> ResourceExhausted:
-    return ResourceExhausted("No connection to the database came free.", retry_after_s=1.0)
+    return ResourceExhausted("A database of the directory has no room for the transaction.", retry_after_s=1.0)

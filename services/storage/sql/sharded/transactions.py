@@ -4,8 +4,9 @@ Writes, and reads of more than one shard, are kept apart by strict two-phase loc
 first, by its key, until the end. The locks are PostgreSQL's advisory locks of the transaction, so they outlive PREPARE and a
 restart of the server. Transactions that wait for each other across shards end by lock_timeout and are run again.
 
-A read of one shard takes no locks but a snapshot, to which each transaction over several shards must be as it is to the other
-shards: the snapshot is not used if one was prepared when it was taken, as that may have been decided already.
+A read of one shard locks nothing but takes a snapshot. It must not miss what is prepared there and decided already, as the
+other shards show that, and what was built on it: so the snapshot is taken at a moment at which nothing is prepared. If there is none
+for 50 ms, as a part is in doubt, the read locks too.
 """
 
 from collections import defaultdict
@@ -13,23 +14,22 @@ from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
 from typing import Protocol
 
+import asyncpg
 from sqlalchemy import TextClause, text
 
 from services.storage.sql.engine import Statements
 from services.storage.sql.postgresql import PostgresqlEngine
 from services.storage.sql.sharded.branch import Branch
+from services.storage.sql.sharded.commit import GATE
 from services.storage.sql.sharded.failures import NeedsLocks
 from services.storage.sql.sharded.keys import Key
 
 EXCLUSIVE = text("SELECT pg_advisory_xact_lock(key) FROM unnest(CAST(:keys AS bigint[])) AS key")
 SHARED = text("SELECT pg_advisory_xact_lock_shared(key) FROM unnest(CAST(:keys AS bigint[])) AS key")
-# The snapshot lists what ran when it was taken. CASE looks for what is prepared still before it looks for what is committed
-# since, so that nothing slips from the one state to the other unseen.
-_MAY_MISS_A_DECISION = text("""
-    SELECT CASE
-        WHEN EXISTS (SELECT FROM pg_prepared_xacts WHERE database = current_database()) THEN true
-        ELSE EXISTS (SELECT FROM pg_snapshot_xip(pg_current_snapshot()) AS xid WHERE pg_xact_status(xid) = 'committed')
-    END""")
+# Waits until nothing is prepared here, then takes the snapshot, then lets the gate go.
+_SNAPSHOT = f"""
+    SAVEPOINT gate; SET LOCAL lock_timeout = 50; LOCK TABLE {GATE} IN SHARE MODE; SELECT 1;
+    ROLLBACK TO SAVEPOINT gate"""
 
 
 class Shards(Protocol):
@@ -136,10 +136,11 @@ class SnapshotRead:
         """See Shards."""
         number = key.shard(self.count)
         if self._seen is None:
-            begin = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {self._begin}"
-            self._seen = await Branch.begin(self._stack, self._engines[number], number, begin)
-            if await self._seen.statements.scalar(_MAY_MISS_A_DECISION):
-                raise NeedsLocks
+            begin = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {self._begin}; {_SNAPSHOT}"
+            try:
+                self._seen = await Branch.begin(self._stack, self._engines[number], number, begin)
+            except asyncpg.LockNotAvailableError:
+                raise NeedsLocks from None
         if self._seen.number != number:
             raise NeedsLocks
         return self._seen.statements

@@ -5,13 +5,14 @@ other, and what goes on while a shard is away. The suite of the port runs over s
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
 
 import asyncpg
 import pytest
 from sqlalchemy import make_url
 
-from discovery.errors import Aborted, Unavailable
-from services.directory.model import Friendship, Pair, Side, User
+from discovery.errors import Aborted, ResourceExhausted, Unavailable
+from services.directory.model import Conversation, Friendship, Kind, Member, MemberRole, Pair, Session, Side, User
 from services.directory.ports import DirectoryStore, Tables
 from services.storage.sql.directory import SqlDirectoryStore, SqlSettings
 from services.storage.sql.postgresql import PostgresqlEngine
@@ -73,6 +74,11 @@ async def befriend(tables: Tables) -> None:
     await tables.users.add(ANN, "hash")
     await tables.users.add(BOB, "hash")
     await tables.friendships.put_pair("ann", "bob", FRIENDS, 7)
+
+
+async def add_to_both(tables: Tables, *user_ids: str) -> None:
+    for user_id in user_ids:
+        await tables.users.add(User(user_id, user_id, 1_000), "hash")
 
 
 async def people(store: DirectoryStore) -> set[str]:
@@ -257,6 +263,53 @@ async def test_decisions_are_forgotten_when_all_shards_know(store: ShardedDirect
 
     assert await prepared(urls) == 0
     assert await decisions(urls) == []
+
+
+async def test_what_goes_leaves_no_traces_on_other_shards(store: ShardedDirectoryStore, urls: list[str]) -> None:
+    members = tuple(Member(user.user_id, MemberRole.MEMBER, 1) for user in (ANN, BOB))
+    groups = [Conversation(f"g.{number}", Kind.GROUP, "Group", number, members) for number in range(4)]
+
+    def session(user_id: str, number: int) -> Session:
+        return Session(f"{user_id}-{number}", user_id, f"device{number // 2}", b"", number, number)
+
+    async def come(tables: Tables) -> None:
+        await befriend(tables)
+        for group in groups:
+            await tables.conversations.add(group)
+        for number in range(8):
+            await tables.sessions.put(session("ann", number))
+            await tables.sessions.put(session("bob", number))
+        await tables.sessions.put(replace(session("ann", 7), user_id="bob"))
+
+    async def go(tables: Tables) -> int:
+        for group in groups:
+            await tables.conversations.remove_member(group.conversation_id, "ann")
+            await tables.conversations.remove(group.conversation_id)
+        await tables.sessions.trim("ann", most=1)
+        await tables.sessions.remove("bob-1")
+        return await tables.sessions.prune(before_ms=100, limit=9)
+
+    await store.write(come)
+    tables = ["memberships", "members", "session_owners", "sessions"]
+    came = [sum([len(await ask(url, f"SELECT FROM {table}")) for url in urls]) for table in tables]
+    pruned = await store.write(go)
+    left = [sum([len(await ask(url, f"SELECT FROM {table}")) for url in urls]) for table in tables]
+
+    # Each of four devices has its last session, but the one that moved from Ann's last device to Bob's.
+    assert (came, pruned, left) == ([8, 8, 7, 7], 4, [0, 0, 0, 0])
+
+
+async def test_a_server_that_can_prepare_no_more_refuses_what_spans_shards(urls: list[str]) -> None:
+    with PostgresqlServer({"max_prepared_transactions": "1"}) as server:
+        crowded = [urls[0], server.new_database()]
+        await die_before("complete", crowded)
+        store = await ShardedDirectoryStore.open(crowded, PATIENT, DOUBTING)
+
+        with pytest.raises(ResourceExhausted) as refused:
+            await store.write(lambda tables: add_to_both(tables, "carol", "counter"))
+        await store.close()
+
+    assert refused.value.reason == "OVERLOADED"
 
 
 # Transactions beside each other
