@@ -100,7 +100,9 @@ class EnginesSettings:
     number and order are fixed for the life of the data."""
     directory: str = "embedded"
     """Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE[?replica=HOST:PORT&replica=HOST:PORT...].
-    Replicas serve reads that they are recent enough for; the user needs pg_read_all_stats for that."""
+    Replicas serve reads that they are recent enough for; the user needs pg_read_all_stats for that.
+    Or several of these without replicas, separated by spaces: shards by user, whose number and order are fixed for the life of the
+    data, on servers with max_prepared_transactions."""
     cache: str = "embedded"
     """Or redis://[USER:PASSWORD@]HOST:PORT[/DB], redis+sentinel://[USER:PASSWORD@]HOST:PORT[,HOST:PORT...]/NAME[/DB], or
     redis+cluster://[USER:PASSWORD@]HOST:PORT[,HOST:PORT...]. With "rediss" for "redis": over TLS."""

@@ -27,7 +27,7 @@ from services.directory.model import (
 from services.directory.ports import DirectoryStore, Tables
 from services.storage.sql.directory import SqlDirectoryStore, SqlSettings, engine_of, sqlite_url
 from services.storage.sql.migrations import DIRECTORY, DIRECTORY_SHARDS
-from services.storage.sql.sharded.store import ShardedDirectoryStore
+from tests.support.directory_stores import is_sharded, open_store
 from tests.support.servers.postgresql import PostgresqlReplica, PostgresqlServer
 
 ALICE, BOB, CAROL = (User(user_id, user_id.capitalize(), 1_000) for user_id in ("alice", "bob", "carol"))
@@ -46,17 +46,6 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"{server.new_database()} {server.new_database()}"
     replica: PostgresqlReplica = request.getfixturevalue("postgresql_replica")
     return f"{server.new_database()}?replica=127.0.0.1:{replica.port}"
-
-
-def is_sharded(url: str) -> bool:
-    return " postgresql" in url
-
-
-async def open_store(url: str, settings: SqlSettings | None = None) -> DirectoryStore:
-    """The store at a URL, or at those of all shards with spaces between."""
-    if is_sharded(url):
-        return await ShardedDirectoryStore.open(url.split(), settings)
-    return await SqlDirectoryStore.open(url, settings)
 
 
 @pytest.fixture
@@ -486,7 +475,7 @@ async def test_the_migrations_make_the_schema_that_the_code_uses(store: Director
 
 OPEN = """
 import asyncio, sys
-from tests.conformance.test_directory_store import open_store
+from tests.support.directory_stores import open_store
 async def main():
     store = await open_store(sys.argv[1])
     await store.close()

@@ -9,8 +9,9 @@ For operators: the setting lists the shards' URLs, separated by spaces. Their nu
 and are written into each database, which refuses to be opened as another shard. A directory that is on one database already stays
 there. Choose as many shards as the data will ever need: several may be databases of one server at first and move to servers of
 their own later, by physical replication, once nothing is in pg_prepared_xacts. Each server needs max_prepared_transactions, best as
-many as it has max_connections. All shards must be there when a process starts. Backups of shards from different moments do not
-fit together: what spans shards may be there by half.
+many as it has max_connections, and must have on disk what it committed: synchronous_commit stays on, and a standby that takes over
+must be a synchronous one. All shards must be there when a process starts. Backups of shards from different moments do not fit
+together: what spans shards may be there by half.
 """
 
 import asyncio
