@@ -107,7 +107,9 @@ class EnginesSettings:
     """Of what is shared live: in the place of the devices (the first, if there are several), or postgresql+asyncpg://... as there."""
     directory: str = "embedded"
     """Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE[?replica=HOST:PORT&replica=HOST:PORT...].
-    Replicas serve reads that they are recent enough for; the user needs pg_read_all_stats for that."""
+    Replicas serve reads that they are recent enough for; the user needs pg_read_all_stats for that.
+    Or several of these without replicas, separated by spaces: shards by user, whose number and order are fixed for the life of the
+    data, on servers with max_prepared_transactions."""
     privacy: str = "embedded"
     """Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE."""
     cache: str = "embedded"

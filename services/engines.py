@@ -212,7 +212,14 @@ class Engines:
 
         if url == EMBEDDED:
             return await SqlDirectoryStore.open(sqlite_url(self._data.database("directory")))
-        _split("directory", url, "postgresql+asyncpg")
+        urls = url.split()
+        for shard_url in urls:
+            _split("directory", shard_url, "postgresql+asyncpg")
+        if len(urls) > 1:
+            from services.storage.sql.sharded.store import ShardedDirectoryStore
+
+            with _refused("directory"):
+                return await ShardedDirectoryStore.open(urls)
         return await SqlDirectoryStore.open(url)
 
     async def _open_privacy(self, url: str) -> PrivacyStore:

@@ -26,7 +26,8 @@ from services.directory.model import (
 )
 from services.directory.ports import DirectoryStore, Tables
 from services.storage.sql.directory import SqlDirectoryStore, SqlSettings, engine_of, sqlite_url
-from services.storage.sql.migrations import DIRECTORY
+from services.storage.sql.migrations import DIRECTORY, DIRECTORY_SHARDS
+from tests.support.directory_stores import is_sharded, open_store
 from tests.support.servers.postgresql import PostgresqlReplica, PostgresqlServer
 
 ALICE, BOB, CAROL = (User(user_id, user_id.capitalize(), 1_000) for user_id in ("alice", "bob", "carol"))
@@ -34,20 +35,22 @@ FRIENDS = Pair(Side.ACCEPTED, Side.ACCEPTED)
 STRANGERS = Pair(Side.NONE, Side.NONE)
 
 
-@pytest.fixture(params=["sqlite", "postgresql", "replicated"])
+@pytest.fixture(params=["sqlite", "postgresql", "replicated", "sharded"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return sqlite_url(tmp_path / "100% #1?.db")
     server: PostgresqlServer = request.getfixturevalue("postgresql_server")
     if request.param == "postgresql":
         return server.new_database()
+    if request.param == "sharded":
+        return f"{server.new_database()} {server.new_database()}"
     replica: PostgresqlReplica = request.getfixturevalue("postgresql_replica")
     return f"{server.new_database()}?replica=127.0.0.1:{replica.port}"
 
 
 @pytest.fixture
-async def store(url: str) -> AsyncIterator[SqlDirectoryStore]:
-    opened = await SqlDirectoryStore.open(url)
+async def store(url: str) -> AsyncIterator[DirectoryStore]:
+    opened = await open_store(url)
     yield opened
     await opened.close()
 
@@ -127,11 +130,11 @@ async def test_a_read_sees_one_snapshot_while_others_write(store: DirectoryStore
     assert await store.read(work) == ({}, {})
 
 
-async def test_what_was_written_survives_reopening(store: SqlDirectoryStore, url: str) -> None:
+async def test_what_was_written_survives_reopening(store: DirectoryStore, url: str) -> None:
     await add_users(store, ALICE)
     await store.close()
 
-    again = await SqlDirectoryStore.open(url)
+    again = await open_store(url)
     found = await again.read(lambda tables: tables.users.find(["alice"]))
     await again.close()
 
@@ -145,7 +148,7 @@ async def test_of_many_that_take_one_id_at_once_one_gets_it(store: DirectoryStor
 
 
 async def test_concurrent_read_modify_writes_of_two_stores_lose_nothing(store: DirectoryStore, url: str) -> None:
-    other = await SqlDirectoryStore.open(url)
+    other = await open_store(url)
     await add_users(store, User("counter", "0", 0))
     await store.write(lambda tables: tables.users.set_password_hash("counter", "0"))
 
@@ -168,7 +171,7 @@ async def test_concurrent_read_modify_writes_of_two_stores_lose_nothing(store: D
 
 
 async def test_more_transactions_than_may_wait_are_refused(url: str) -> None:
-    store = await SqlDirectoryStore.open(url, SqlSettings(waiting_most=2))
+    store = await open_store(url, SqlSettings(waiting_most=2))
     entered, leave = asyncio.Event(), asyncio.Event()
 
     async def work(tables: Tables) -> None:
@@ -208,7 +211,7 @@ async def test_closing_waits_for_what_was_begun_and_refuses_what_comes_after(sto
 
 
 async def test_a_transaction_that_takes_too_long_ends_as_unavailable(url: str) -> None:
-    store = await SqlDirectoryStore.open(url, SqlSettings(transaction_timeout_s=0.2))
+    store = await open_store(url, SqlSettings(transaction_timeout_s=0.2))
 
     async def work(tables: Tables) -> None:
         await asyncio.Event().wait()
@@ -452,26 +455,29 @@ async def test_answers_are_pruned_in_batches_oldest_first(store: DirectoryStore)
 
 
 async def test_the_migrations_make_the_schema_that_the_code_uses(store: DirectoryStore, url: str) -> None:
+    history = DIRECTORY_SHARDS if is_sharded(url) else DIRECTORY
+
     def differences(connection: Connection) -> list[object]:
         context = MigrationContext.configure(
             connection,
-            opts={"version_table": DIRECTORY.version_table, "compare_type": True, "compare_server_default": True},
+            opts={"version_table": history.version_table, "compare_type": True, "compare_server_default": True},
         )
-        return list(compare_metadata(context, DIRECTORY.metadata))
+        return list(compare_metadata(context, history.metadata))
 
     found: list[object] = []
-    engine = engine_of(url, SqlSettings())
-    await engine.migrate(lambda connection: found.extend(differences(connection)))
-    await engine.close()
+    for each in url.split() if is_sharded(url) else [url]:
+        engine = engine_of(each, SqlSettings())
+        await engine.migrate(lambda connection: found.extend(differences(connection)))
+        await engine.close()
 
     assert found == []
 
 
 OPEN = """
 import asyncio, sys
-from services.storage.sql.directory import SqlDirectoryStore
+from tests.support.directory_stores import open_store
 async def main():
-    store = await SqlDirectoryStore.open(sys.argv[1])
+    store = await open_store(sys.argv[1])
     await store.close()
 asyncio.run(main())
 """
@@ -481,7 +487,7 @@ async def test_processes_that_open_a_new_database_at_once_migrate_it_once(url: s
     processes = [await asyncio.create_subprocess_exec(sys.executable, "-c", OPEN, url) for _ in range(3)]
     statuses = [await process.wait() for process in processes]
 
-    store = await SqlDirectoryStore.open(url)
+    store = await open_store(url)
     await add_users(store, ALICE)
     await store.close()
 

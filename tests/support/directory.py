@@ -13,6 +13,7 @@ from discovery.ids import Snowflakes
 from discovery.rpc.call import ANONYMOUS, Call, Caller, Role
 from discovery.rpc.dispatcher import Dispatcher
 from hither.directory.v1 import directory_service_pb2 as pb
+from services.directory.ports import DirectoryStore
 from services.directory.service import Directory
 from services.directory.settings import DirectorySettings
 from services.directory.tokens import TokenIssuer, generate_keys
@@ -58,7 +59,7 @@ class RememberingBus:
 class DirectoryDesk:
     """Calls the directory in anybody's name."""
 
-    def __init__(self, store: SqlDirectoryStore, settings: DirectorySettings) -> None:
+    def __init__(self, store: DirectoryStore, settings: DirectorySettings) -> None:
         self.store = store
         self.settings = settings
         self.clock = ManualClock()
@@ -125,7 +126,13 @@ class DirectoryDesk:
 @asynccontextmanager
 async def directory_desk(folder: Path, settings: DirectorySettings = QUICK) -> AsyncIterator[DirectoryDesk]:
     """A directory whose database is in the folder."""
-    store = await SqlDirectoryStore.open(sqlite_url(folder / "directory.db"))
+    async with desk_over(await SqlDirectoryStore.open(sqlite_url(folder / "directory.db")), settings) as desk:
+        yield desk
+
+
+@asynccontextmanager
+async def desk_over(store: DirectoryStore, settings: DirectorySettings = QUICK) -> AsyncIterator[DirectoryDesk]:
+    """A directory over the store, which it closes."""
     desk = DirectoryDesk(store, settings)
     try:
         yield desk

@@ -1,6 +1,6 @@
 """Conversations and their members on SQL: see services.directory.ports for what each method promises."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -104,11 +104,15 @@ class SqlConversations:
         if before is not None:
             mine = mine.where(tuple_(*place) < tuple_(*before))
         ids = list(await self._statements.scalars(mine.order_by(*(column.desc() for column in place)).limit(limit)))
-        if not ids:
-            return []
-        rows = await self._statements.execute(_SOME, {"ids": ids})
-        found = {conversation.conversation_id: conversation for conversation in _conversations(rows)}
+        found = await self.find_some(ids)
         return [found[conversation_id] for conversation_id in ids]
+
+    async def find_some(self, conversation_ids: Collection[str]) -> Mapping[str, Conversation]:
+        """Those of the conversations that are there, by id, with all of their members."""
+        if not conversation_ids:
+            return {}
+        rows = await self._statements.execute(_SOME, {"ids": list(conversation_ids)})
+        return {conversation.conversation_id: conversation for conversation in _conversations(rows)}
 
     async def share(self, user_id: str, other_id: str) -> bool:
         """See Conversations."""

@@ -78,11 +78,12 @@ class SqlFriendships:
         """See Friendships."""
         before = await self.pair(user_id, other_id)
         if pair.mine is not before.mine:
-            await self._put_side(user_id, other_id, pair.mine, update_time_ms)
+            await self.put_side(user_id, other_id, pair.mine, update_time_ms)
         if pair.theirs is not before.theirs:
-            await self._put_side(other_id, user_id, pair.theirs, update_time_ms)
+            await self.put_side(other_id, user_id, pair.theirs, update_time_ms)
 
-    async def _put_side(self, user_id: str, friend_id: str, side: Side, update_time_ms: int) -> None:
+    async def put_side(self, user_id: str, friend_id: str, side: Side, update_time_ms: int) -> None:
+        """Stores one side; NONE forgets it."""
         table = FRIENDSHIPS.c
         await self._statements.execute(
             delete(FRIENDSHIPS).where(table.user_id == user_id, table.friend_id == friend_id)

@@ -2,9 +2,11 @@
 database that took another's place would hide some people's data from them.
 """
 
+from collections import defaultdict
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, Table, insert, select
 from xxhash import xxh3_64_intdigest
 
 from services.storage.sql.schema import DEVICES_SHARD
@@ -23,14 +25,22 @@ def shard_of(user_id: str, shards: int) -> int:
     return xxh3_64_intdigest(user_id.encode()) % shards
 
 
-def claim(shard: Shard, connection: Connection) -> None:
-    """Makes a new database this shard. Raises ValueError if it is another one."""
-    row = connection.execute(select(DEVICES_SHARD)).first()
+def by_shard(ids: Collection[str], shards: int) -> Mapping[int, list[str]]:
+    """The ids by the numbers of their shards."""
+    found: defaultdict[int, list[str]] = defaultdict(list)
+    for each in ids:
+        found[shard_of(each, shards)].append(each)
+    return found
+
+
+def claim(shard: Shard, connection: Connection, table: Table = DEVICES_SHARD, data: str = "devices") -> None:
+    """Makes a new database this shard of the data, as `table` says. Raises ValueError if it is another one."""
+    row = connection.execute(select(table)).first()
     if row is None:
-        connection.execute(insert(DEVICES_SHARD).values(number=shard.number, shards=shard.shards))
+        connection.execute(insert(table).values(number=shard.number, shards=shard.shards))
         return
     if (row.number, row.shards) != (shard.number, shard.shards):
         raise ValueError(
-            f"the database is shard {row.number + 1} of {row.shards} of the devices and cannot be shard "
+            f"the database is shard {row.number + 1} of {row.shards} of the {data} and cannot be shard "
             f"{shard.number + 1} of {shard.shards}: number and order of the shards are fixed"
         )

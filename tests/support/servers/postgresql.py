@@ -7,6 +7,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -22,13 +23,13 @@ class PostgresqlServer(ServerProcess):
     """PostgreSQL 15 on 127.0.0.1, without a password, in a folder of its own that goes with it. It refuses to run as root:
     root lends it the user `postgres`, who must be able to reach the folder, so it is not one of pytest's.
 
-    Raises ServerMissing where Debian's postgresql-15 is not installed. It does not sync to disk: what was committed survives
-    kill -9, but not a crash of the machine.
+    `settings` are more of postgresql.conf. Raises ServerMissing where Debian's postgresql-15 is not installed. It does not
+    sync to disk: what was committed survives kill -9, but not a crash of the machine.
     """
 
     stop_signal = signal.SIGINT  # Ends open connections; SIGTERM would wait for them.
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Mapping[str, str] | None = None) -> None:
         if not (_BINARIES / "postgres").exists():
             raise ServerMissing(f"{_BINARIES}/postgres is missing: install Debian's postgresql-15")
         self.port = free_port()
@@ -44,6 +45,8 @@ class PostgresqlServer(ServerProcess):
             "fsync": "off",
             "full_page_writes": "off",
             "shared_buffers": "32MB",
+            "max_prepared_transactions": "64",
+            **(settings or {}),
         }
         flags = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         command = [*_as_postgres(), str(_BINARIES / "postgres"), "-D", str(self._data), *flags]

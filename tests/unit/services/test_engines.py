@@ -11,6 +11,7 @@ from services.data_directory import DataDirectory
 from services.engine_health import EngineHealth
 from services.engines import open_engines
 from tests.support.bus_servers import announce
+from tests.support.servers.postgresql import PostgresqlServer
 from tests.support.servers.redis import BusServers
 
 
@@ -53,3 +54,18 @@ async def test_a_url_that_names_no_such_engine_is_refused(tmp_path: Path, engine
     ) as engines:
         with pytest.raises(ConfigError, match=f"engines: {engine}"):
             await (engines.bus() if engine == "bus" else engines.cache())
+
+
+async def test_several_urls_of_the_directory_are_its_shards(
+    tmp_path: Path, postgresql_server: PostgresqlServer
+) -> None:
+    one, other = postgresql_server.new_database(), postgresql_server.new_database()
+    config = Config(engines=EnginesSettings(directory=f"{one} {other}"))
+    turned = Config(engines=EnginesSettings(directory=f"{other} {one}"))
+    registry, health = EmbeddedRegistry(SystemClock()), EngineHealth(SystemClock())
+
+    async with open_engines(config, DataDirectory(tmp_path), 16, registry, health) as engines:
+        await engines.directory()
+    async with open_engines(turned, DataDirectory(tmp_path), 16, registry, health) as engines:
+        with pytest.raises(ConfigError, match="engines: directory: the database is shard 2 of 2"):
+            await engines.directory()

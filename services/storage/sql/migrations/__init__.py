@@ -8,6 +8,7 @@ from alembic.config import Config
 from sqlalchemy import Connection, MetaData
 
 from services.storage.sql.schema import DEVICES_METADATA, LIVE_SESSIONS_METADATA, METADATA, PRIVACY_METADATA
+from services.storage.sql.sharded.schema import SHARD_METADATA
 
 _HERE = Path(__file__).parent
 
@@ -22,6 +23,7 @@ class History:
 
 
 DIRECTORY = History("versions", "directory_schema_version", METADATA)
+DIRECTORY_SHARDS = History("directory_shards", "directory_shard_schema_version", SHARD_METADATA)
 DEVICES = History("devices", "devices_schema_version", DEVICES_METADATA)
 PRIVACY = History("privacy", "privacy_schema_version", PRIVACY_METADATA)
 LIVE_SESSIONS = History("live_sessions", "live_sessions_schema_version", LIVE_SESSIONS_METADATA)
