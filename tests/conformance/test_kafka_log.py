@@ -4,12 +4,14 @@ import asyncio
 import random
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaConnectionError, NodeNotReadyError
 
 from discovery.errors import InvalidArgument, Unavailable
@@ -151,6 +153,79 @@ async def test_a_topic_with_another_number_of_partitions_is_refused(open_log: Op
 
     with pytest.raises(InvalidArgument, match="partitions"):
         await log.append("t", 0, [b"a"])
+
+
+async def test_a_topic_is_made_to_keep_all_that_nobody_trims_on_all_replicas_but_one(
+    open_log: OpenLog, kafka: KafkaServer
+) -> None:
+    log, name = await open_log(), f"kept{uuid.uuid4().hex}"
+    await log.append(name, 0, [b"a"])
+
+    (topic,) = [topic for topic in await topics(kafka) if topic.endswith(name)]
+
+    found = await settings_of(kafka, topic)
+    assert {name: found[name] for name in ("cleanup.policy", "retention.ms", "retention.bytes")} == {
+        "cleanup.policy": "delete",
+        "retention.ms": "-1",
+        "retention.bytes": "-1",
+    }
+    assert (found["min.insync.replicas"], found["unclean.leader.election.enable"]) == ("1", "false")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("cleanup.policy", "compact"), ("retention.ms", "86400000"), ("retention.bytes", "1000000")],
+)
+async def test_a_topic_that_would_lose_records_is_refused(
+    open_log: OpenLog, kafka: KafkaServer, setting: str, value: str
+) -> None:
+    log, name = await open_log(), f"lossy{uuid.uuid4().hex}"
+    await log.append(name, 0, [b"a"])
+    (topic,) = [topic for topic in await topics(kafka) if topic.endswith(name)]
+    await set_of(kafka, topic, {setting: value})
+
+    with pytest.raises(InvalidArgument, match=f"would lose records: {setting} is {value}"):
+        await (await open_log()).append(name, 0, [b"a"])
+
+
+async def test_a_topic_whose_acks_count_on_too_few_replicas_is_refused(kafka: KafkaServer) -> None:
+    prefix = f"k{uuid.uuid4().hex[:12]}-"
+    async with AsyncExitStack() as stack:
+        first = await KafkaLog.open(kafka.address, PARTITIONS, prefix=prefix)
+        stack.push_async_callback(first.close)
+        await first.append("t", 0, [b"a"])
+        log = await KafkaLog.open(kafka.address, PARTITIONS, replication=3, prefix=prefix)
+        stack.push_async_callback(log.close)
+
+        with pytest.raises(InvalidArgument, match=r"min\.insync\.replicas is 1, not 2"):
+            await log.append("t", 0, [b"a"])
+
+
+@asynccontextmanager
+async def admin(kafka: KafkaServer) -> AsyncIterator[AIOKafkaAdminClient]:
+    client = AIOKafkaAdminClient(bootstrap_servers=kafka.address)
+    await client.start()
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def topics(kafka: KafkaServer) -> list[str]:
+    async with admin(kafka) as client:
+        return list(await client.list_topics())
+
+
+async def settings_of(kafka: KafkaServer, topic: str) -> dict[str, str]:
+    async with admin(kafka) as client:
+        (answer,) = await client.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
+    ((_, _, _, _, entries),) = answer.resources
+    return {name: value for name, value, *_ in entries}
+
+
+async def set_of(kafka: KafkaServer, topic: str, changed: dict[str, str]) -> None:
+    async with admin(kafka) as client:
+        await client.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs=changed)])
 
 
 @pytest.mark.parametrize("partition", [-1, PARTITIONS])
@@ -351,6 +426,34 @@ async def test_a_broker_that_stands_still_is_an_error_within_the_deadline_and_th
         [b"a", b"c"],
         [b"a", b"b", b"c"],
     )
+
+
+@pytest.mark.slow
+async def test_a_killed_broker_is_an_error_within_the_deadline_and_the_log_goes_on_when_it_is_back(
+    mortal_kafka: KafkaServer, mortal_log: KafkaLog
+) -> None:
+    await mortal_log.append("t", 0, [b"a"])
+    await mortal_log.commit("g", "t", 0, Committed(1, b""))
+
+    await asyncio.to_thread(mortal_kafka.kill)
+    async with asyncio.timeout(5 * DEADLINE_S):
+        answers = await asyncio.gather(
+            *(mortal_log.append("t", partition, [b"b"]) for partition in range(PARTITIONS)),
+            mortal_log.read("t", 1, 0, 1),
+            mortal_log.commit("g", "t", 0, Committed(2, b"")),
+            mortal_log.committed("g", "t", 0),
+            return_exceptions=True,
+        )
+    await asyncio.to_thread(mortal_kafka.start)
+    async with asyncio.timeout(60):
+        offsets = await retry(lambda: mortal_log.append("t", 0, [b"c"]))
+        await retry(lambda: mortal_log.commit("g", "t", 0, Committed(3, b"")))
+
+    assert all(isinstance(answer, Unavailable) for answer in answers)
+    assert {getattr(answer, "reason", None) for answer in answers} <= {"ENGINE_DOWN", "OUTCOME_UNKNOWN"}
+    records = [record.value for record in await read_all(mortal_log, 0) if record.offset <= offsets[0]]
+    assert (records[0], records[-1]) == (b"a", b"c")
+    assert await mortal_log.committed("g", "t", 0) == Committed(3, b"")
 
 
 async def retry(call: Callable[[], Awaitable[_Answer]]) -> _Answer:

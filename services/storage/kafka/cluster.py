@@ -24,12 +24,13 @@ from aiokafka.errors import (
     UnsupportedSaslMechanismError,
     for_code,
 )
-from aiokafka.protocol.admin import CreateTopicsRequest
+from aiokafka.protocol.admin import CreateTopicsRequest, DescribeConfigsRequest
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.structs import TopicPartition
 
 from discovery.errors import InvalidArgument, Unavailable
 from services.storage.access import Access, AccessRefused
+from services.storage.kafka.topic_settings import CHECKED, complaint, settings
 
 _log = structlog.get_logger("hither.storage.kafka")
 # It reports every attempt at a broker that is away, many a second; that it is away is said here, once.
@@ -43,14 +44,12 @@ _MAKE_TOPIC_S = 30.0
 """A small broker needs seconds to make the files of hundreds of partitions."""
 _FIRST_LOOK_S, _LAST_LOOK_S = 0.01, 0.2
 
-MOST_CALL_BYTES = 32 * 1024 * 1024
-_MOST_MESSAGE_BYTES = MOST_CALL_BYTES + 1024 * 1024
-_SEGMENT_BYTES = 64 * 1024 * 1024
-_SEGMENT_MS = 3_600_000
 _TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]{1,200}")
 _LATEST = -1
 _NO_ERROR = 0
 _TOPIC_ALREADY_EXISTS = 36
+_TOPIC = 2
+_DENIED = frozenset({29, 31})
 # Unknown topic, leader not available, not leader, timed out, replica not available, network, coordinator loading,
 # coordinator not available, not coordinator, storage, fenced epoch, unknown epoch, offset not available, not controller.
 _PASSING = frozenset({3, 5, 6, 7, 9, 13, 14, 15, 16, 41, 56, 74, 75, 76, 78})
@@ -248,7 +247,7 @@ class Cluster:
         """Kafka's name of the topic, which exists when this returns.
 
         Raises InvalidArgument for a name that Kafka would not take, and for a topic that somebody made with another number
-        of partitions.
+        of partitions, or with settings under which it would lose records.
         """
         known = self._topics.get(name)
         if known is not None:
@@ -265,23 +264,9 @@ class Cluster:
         return kafka_name
 
     async def _make(self, topic: str) -> None:
-        settings = {
-            "cleanup.policy": "delete",
-            "retention.ms": "-1",
-            "retention.bytes": "-1",
-            # What was trimmed goes with its whole segment only.
-            "segment.bytes": str(_SEGMENT_BYTES),
-            "segment.ms": str(_SEGMENT_MS),
-            "max.message.bytes": str(_MOST_MESSAGE_BYTES),
-            # A record of a process whose clock is wrong would be refused.
-            "message.timestamp.type": "LogAppendTime",
-            # An acknowledgement counts on all replicas but one, so that one may be away.
-            "min.insync.replicas": str(max(1, self._replication - 1)),
-            "unclean.leader.election.enable": "false",
-        }
         # Made before it is asked for: asking for a topic may make it, with a number of partitions that nobody chose.
         request = CreateTopicsRequest(
-            [(topic, self.partitions, self._replication, [], list(settings.items()))],
+            [(topic, self.partitions, self._replication, [], list(settings(self._replication).items()))],
             int(self.deadline_s * 1000),
             validate_only=False,
         )
@@ -294,6 +279,20 @@ class Cluster:
                 await self._await_service(topic)
         except TimeoutError as error:
             raise Unavailable(f"Topic {topic} has no leaders.", reason="ENGINE_DOWN") from error
+        await self._check(topic)
+
+    async def _check(self, topic: str) -> None:
+        request = DescribeConfigsRequest([(_TOPIC, topic, list(CHECKED))])
+        try:
+            found = await self.ask(self.any_broker, request, Traffic.ADMIN, _read_settings)
+        except Refused as error:
+            if error.code not in _DENIED:
+                raise Unavailable(f"Topic {topic} is not described: {name_of(error.code)}.") from error
+            _log.warning("kafka.topic_unchecked", topic=topic, error=name_of(error.code))
+            return
+        wrong = complaint(found, self._replication)
+        if wrong is not None:
+            raise InvalidArgument(f"Topic {topic} would lose records: {wrong}.")
 
     async def _await_service(self, topic: str) -> None:
         self._client.add_topic(topic)
@@ -335,6 +334,11 @@ def _security(access: Access, mechanism: str) -> dict[str, Any]:
 def _read_created(response: Any) -> tuple[int, None]:
     ((_, code, *_),) = response.topic_errors
     return (_NO_ERROR if code == _TOPIC_ALREADY_EXISTS else code), None
+
+
+def _read_settings(response: Any) -> tuple[int, dict[str, str]]:
+    ((code, _, _, _, entries),) = response.resources
+    return code, {name: value for name, value, *_ in entries if value is not None}
 
 
 NOT_SENT = (NodeNotReadyError,)

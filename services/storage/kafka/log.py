@@ -9,11 +9,12 @@ from aiokafka.protocol.admin import DeleteRecordsRequest
 from discovery.errors import InvalidArgument, Unavailable
 from services.ports.log import Committed, Record
 from services.storage.access import OPEN, Access
-from services.storage.kafka.cluster import MOST_CALL_BYTES, Cluster, Refused, Traffic
+from services.storage.kafka.cluster import Cluster, Refused, Traffic
 from services.storage.kafka.committing import Committing
 from services.storage.kafka.keeper import Keeper
 from services.storage.kafka.producing import Producing
 from services.storage.kafka.reading import Reading
+from services.storage.kafka.topic_settings import MOST_CALL_BYTES
 
 _MOST_RECORDS = 1_000
 _MOST_RECORD_BYTES = 1024 * 1024
@@ -24,7 +25,8 @@ class KafkaLog:
     """See services.ports.log.Log. Partitions are numbered from 0; a number beyond the log's partitions is an InvalidArgument.
 
     Topics are made when they are first named, with the log's partitions and replicas, and kept without a limit of time or
-    size: they shrink by `trim` only. A topic that exists with another number of partitions is refused (InvalidArgument).
+    size: they shrink by `trim` only. A topic that exists with another number of partitions is refused (InvalidArgument), and so is one
+    whose settings let records go that nobody trimmed, before seven days.
 
     An append is acknowledged by all in-sync replicas, at least one less than there are; with a single replica the
     acknowledged record is in the broker's page cache. A call's records are together at most 32 MiB; more is an
