@@ -244,6 +244,8 @@ class Showing:
 
     async def _read_for_newcomers(self) -> None:
         for user_id in list(self._newcomers):
+            if user_id not in self._newcomers:
+                continue  # has left while others were read for
             friends = self._newcomers[user_id] & self._following.followed_by(user_id)
             unknown = [one for one in (user_id, *friends) if one not in self._known]
             await self._rules.load_viewer(user_id, friends)

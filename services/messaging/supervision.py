@@ -118,6 +118,8 @@ async def in_its_own_task(work: Coroutine[None, None, T]) -> T:
             await asyncio.wait([task])
             if not task.cancelled() and (error := task.exception()) is not None:
                 _log.warning("failed while it was cancelled", error=describe(error))
+        elif not task.cancelled():
+            task.exception()  # seen, also if the wait for it was cancelled at that very moment
     if task.cancelled():  # by itself: a task that ends so would end everybody who waits for it, without a word
         raise RuntimeError("the work was cancelled from inside")
     return task.result()

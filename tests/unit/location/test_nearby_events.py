@@ -379,3 +379,22 @@ async def test_the_next_owner_of_a_viewer_tells_who_went_meanwhile(world: World)
         ("ann", "bob", STOPPED),
         ("ann", "carol", STOPPED),
     ]
+
+
+async def test_a_viewer_who_leaves_while_others_are_read_for_ends_nothing(
+    desk: Desk, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.befriend("ann", "bob")
+    showing = desk.nearby._showing
+    load_viewer = showing._rules.load_viewer
+
+    async def loaded(user_id: str, friends: object) -> None:
+        await load_viewer(user_id, friends)  # type: ignore[arg-type]
+        for other in {"ann", "bob"} - {user_id}:
+            showing.forget_viewer(other)
+
+    monkeypatch.setattr(showing._rules, "load_viewer", loaded)
+    showing.introduce("ann", ["bob"])
+    showing.introduce("bob", ["ann"])
+
+    assert await showing.step()
