@@ -38,7 +38,7 @@ def dialled(config: Config) -> set[str]:
     return {
         address
         for url in urls
-        if url != EMBEDDED
+        if "://" in url  # not "embedded", and not in the place of another engine
         for address in urlsplit(url).netloc.rpartition("@")[2].split(",")
     }  # fmt: skip
 
