@@ -46,6 +46,7 @@ class PostgresqlServer(ServerProcess):
             "full_page_writes": "off",
             "shared_buffers": "32MB",
             "max_prepared_transactions": "64",
+            "wal_keep_size": "2GB",  # for a replica that was away while other tests wrote
             **(settings or {}),
         }
         flags = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
