@@ -64,7 +64,6 @@ async def answer_to(hither: Hither, person: Person, raw: str) -> dict[str, objec
         ('{"type": "send_message", "id": "1", "to": "x", "client_id": "c"}', "INVALID_ARGUMENT", "INVALID_REQUEST"),
         ('{"type": "set_presence", "id": "1", "status": "SLEEPING"}', "INVALID_ARGUMENT", "MALFORMED_FRAME"),
         ('{"type": "location_update", "id": "1", "lat": 91, "lng": 0}', "INVALID_ARGUMENT", "INVALID_REQUEST"),
-        ('{"type": "location_update", "id": "1", "lat": 51, "lng": 0}', "UNIMPLEMENTED", "NOT_BUILT"),
     ],
 )
 async def test_a_bad_frame_gets_a_typed_error_and_the_connection_stays(
