@@ -28,6 +28,9 @@ log = structlog.get_logger(__name__)
 _NORMAL: Final = 1000
 _BROKEN: Final = 1006
 _REASON_BYTES: Final = 123
+_ABANDONED_S: Final = 0.005
+"""Within this the end of a connection shows whose client gave up before it was accepted: it must not take its device away from the
+connection that the client has made since."""
 _DISCARD_BYTES: Final = 16 * 1024 * 1024
 """What is read and thrown away of a client that was cut off in the middle of a message."""
 
@@ -198,6 +201,13 @@ class ClientSocket(WSListener):
 
     def _call(self) -> None:
         for call in self.session.take_calls():
+            if call.purpose is Purpose.REGISTER:
+                asyncio.get_running_loop().call_later(_ABANDONED_S, self._register, call)
+            else:
+                self._shell.relay.start(call, self._settle, self._place)
+
+    def _register(self, call: Call) -> None:
+        if not self._lost:
             self._shell.relay.start(call, self._settle, self._place)
 
     def _settle(self, call: Call, outcome: Message | HitherError) -> None:
