@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 from opentelemetry.trace import SpanKind
 from opentelemetry.util.types import AttributeValue
 
-from discovery.errors import HitherError, Internal, ResourceExhausted, Unavailable
+from discovery.errors import Cancelled, HitherError, Internal, ResourceExhausted, Unavailable
 from discovery.rpc.status import code_name
 from discovery.rpc.tracing import OpenSpan, Trace, begin_trace, open_span, surround
 from edge.gateway import Gateway
@@ -45,17 +45,25 @@ class Relay:
             finally:
                 self._group = None
 
-    def start(self, call: Call, settle: Settle, place: Trace | None = None) -> None:
-        """Starts a call, at this place of a trace or in a new one. `settle` is called once, perhaps before this returns."""
+    def start(self, call: Call, settle: Settle, place: Trace | None = None) -> asyncio.Task[None] | None:
+        """Starts a call, at this place of a trace or in a new one. `settle` is called once, perhaps before this returns; not for a
+        call whose task, which this returns where there is one, is cancelled before.
+        """
         if self._group is None:
             settle(call, Unavailable("the server is not serving", reason="DRAINING", retry_after_s=_RETRY_AFTER_S))
-        elif self._in_flight >= self._most:
+            return None
+        if self._in_flight >= self._most:
             settle(call, ResourceExhausted("the edge has too many calls under way", retry_after_s=_RETRY_AFTER_S))
-        else:
-            self._in_flight += 1
-            place = place or begin_trace()
-            span = _open_span(call, place) if place.sampled else None
-            self._group.create_task(self._carry(call, settle, place if span is None else span.trace, span))
+            return None
+        self._in_flight += 1
+        place = place or begin_trace()
+        span = _open_span(call, place) if place.sampled else None
+        task = self._group.create_task(self._carry(call, settle, place if span is None else span.trace, span))
+        task.add_done_callback(self._has_ended)
+        return task
+
+    def _has_ended(self, _task: asyncio.Task[None]) -> None:
+        self._in_flight -= 1
 
     async def _carry(self, call: Call, settle: Settle, place: Trace, span: OpenSpan | None) -> None:
         outcome: Message | HitherError
@@ -67,8 +75,10 @@ class Relay:
         except Exception:  # a bug in one call must not end the connections of others
             log.exception("call.bug", method=call.spec.path)
             outcome = Internal("a bug; the server's log tells more")
-        finally:
-            self._in_flight -= 1
+        except asyncio.CancelledError:
+            if span is not None:
+                span.end_served("CANCELLED", Cancelled("the client is gone"))
+            raise
         try:
             settle(call, outcome)
         except Exception:

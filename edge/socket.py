@@ -81,7 +81,7 @@ class ClientSocket(WSListener):
 
     __slots__ = (
         "_close_code", "_fragments_bytes", "_fragments_text", "_greeting", "_kind", "_lost", "_open",
-        "_parts", "_paused", "_place", "_shell", "_timer", "_transport", "_wire", "due_s", "flushing", "session",
+        "_parts", "_paused", "_place", "_registering", "_shell", "_timer", "_transport", "_wire", "due_s", "flushing", "session",
     )  # fmt: skip
 
     def __init__(
@@ -110,6 +110,7 @@ class ClientSocket(WSListener):
         self._lost = False
         self._close_code = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._registering: asyncio.Task[None] | None = None
 
     # --- picows ---
 
@@ -208,7 +209,7 @@ class ClientSocket(WSListener):
 
     def _register(self, call: Call) -> None:
         if not self._lost:
-            self._shell.relay.start(call, self._settle, self._place)
+            self._registering = self._shell.relay.start(call, self._settle, self._place)
 
     def _settle(self, call: Call, outcome: Message | HitherError) -> None:
         now_s = self._shell.clock.monotonic_s()
@@ -303,6 +304,8 @@ class ClientSocket(WSListener):
         self._lost = True
         if self._timer is not None:
             self._timer.cancel()
+        if self._registering is not None:
+            self._registering.cancel()  # or it would be tried again, and take the device from its next connection
         self._shell.metrics.closes[self._close_code or _BROKEN] += 1
         self.session.evict(_BROKEN, "gone")
         self._shell.hub.remove(self)

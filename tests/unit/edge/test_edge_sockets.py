@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 import httpx
 import pytest
 import websockets
+from google.protobuf.message import Message
 from websockets.asyncio.client import connect
 from websockets.typing import Subprotocol
 
@@ -151,6 +152,36 @@ async def read_to_the_end(raw: bytes, address: str) -> bytes:
         said = await reader.read()
     writer.close()
     return said
+
+
+async def test_the_registration_of_a_client_that_breaks_off_is_given_up() -> None:
+    async with running_edge() as edge:
+        given_up = asyncio.Event()
+
+        async def never(request: object, caller: object) -> Message:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                given_up.set()
+            raise AssertionError("unreachable")
+
+        edge.mesh.handlers["RegisterConnection"] = never
+        opened = await connect(f"{edge.websocket_url}?token={token()}")
+        await edge.mesh.until("RegisterConnection")
+        opened.transport.abort()
+        async with asyncio.timeout(5):
+            await given_up.wait()
+        await edge.mesh.until("RemoveConnections")
+        assert edge.server.metrics.calls_in_flight() == 0
+
+
+async def test_a_client_that_was_gone_before_it_was_accepted_is_not_registered() -> None:
+    async with running_edge() as edge:
+        host, _, port = edge.server.address.rpartition(":")
+        with sockets.create_connection((host, int(port))) as gone:  # without giving the edge a turn
+            gone.sendall(handshake("alice"))
+        await edge.mesh.until("RemoveConnections")
+        assert edge.mesh.made("RegisterConnection") == []
 
 
 async def test_a_head_that_never_ends_is_turned_away() -> None:
