@@ -20,7 +20,7 @@ from hither_client import (
     LiveLocationStale,
 )
 from tests.support.people import WAIT_S, Frame, Line, Person, befriend, line, sign_up
-from tests.support.runner import Hither, running_hither
+from tests.support.runner import Hither, StartHither
 
 MEDIA_TYPE = "application/vnd.hither.live-location+json"
 QUARTER_S = 900
@@ -264,9 +264,10 @@ async def seen(client: HitherClient, kind: type[Event]) -> Any:
 
 
 @pytest.mark.slow
-async def test_clients_of_a_killed_server_go_on_by_themselves_and_silence_is_noticed(tmp_path: Path) -> None:
-    # Whole only: that they go on apart, tests/chaos/test_live_location.py tells, where one process after the other is killed.
-    async with running_hither(tmp_path / "data", {"HITHER_LIVE_STALE_S": "1"}) as hither:
+async def test_clients_of_a_killed_server_go_on_by_themselves_and_silence_is_noticed(
+    start_hither: StartHither, tmp_path: Path
+) -> None:
+    async with start_hither(tmp_path / "data", {"HITHER_LIVE_STALE_S": "1"}) as hither:
         async with httpx.AsyncClient(base_url=hither.url, timeout=WAIT_S) as http:
             alice, bob = await sign_up(http, "alice"), await sign_up(http, "bob")
             conversation_id = await a_group(alice, [bob])
