@@ -52,6 +52,7 @@ class ConnectionRegistry:
         self._ttl_s = settings.connection_ttl_s
         self._check_s = settings.cache_check_s
         self._held = Held(settings.connection_ttl_s, settings.most_held)
+        self._most_due = settings.most_held
         self._due: dict[Device, bytes | None] = {}
         """Written to the cache before it counts again: what is held, or, of a device that is not, what is to be removed."""
         self._lost = asyncio.Event()
@@ -80,7 +81,7 @@ class ConnectionRegistry:
             device, value = _device(connection), _value(connection)
             self._held.put(device, value, self._clock.monotonic_s())
             if self._lost.is_set():
-                self._due[device] = None
+                self._owe(device, None)
                 continue
             try:
                 await self._cache.put_field(_key(device[0]), device[1], value, self._ttl_s)
@@ -96,7 +97,7 @@ class ConnectionRegistry:
                 return await self._cache.delete_field(_key(device[0]), device[1], expected=value) or was_held
             except Unavailable:
                 self._lose()
-        self._due[device] = value
+        self._owe(device, value)
         return was_held
 
     def follow(self, owned: frozenset[int]) -> None:
@@ -141,11 +142,19 @@ class ConnectionRegistry:
     def _lose(self) -> None:
         """The cache is away or has lost what it held: from now on memory answers, until all of it is there again."""
         for device in self._held.devices():
-            self._due.setdefault(device, None)
+            if device not in self._due:
+                self._owe(device, None)
         if not self._lost.is_set():
             self._lost.set()
             _away.set(1)
             _log.warning("cache.lost", held=len(self._held))
+
+    def _owe(self, device: Device, removed: bytes | None) -> None:
+        """Has the device's record written before the cache counts again. Of too many, it is put right by the next renewal, or runs
+        out.
+        """
+        if device in self._due or len(self._due) < self._most_due:
+            self._due[device] = removed
 
     async def _check(self) -> None:
         """Looks whether the cache still has what was put there."""

@@ -168,7 +168,7 @@ async def _insist(call: Callable[[], Awaitable[object]]) -> None:
             await call()
         except HitherClientError:
             late_s = _LATE_S
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.2)  # as a client pauses between two attempts: nothing tells when one will do
         else:
             await asyncio.sleep(late_s)
             return

@@ -6,7 +6,6 @@ compacted by windows of time: files whose rows have all run out are dropped whol
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Self
 
 from cassandra.cluster import Session
@@ -17,8 +16,9 @@ from discovery.errors import InvalidArgument
 from services.ports.location_history import KEPT_MS, MOST_FIXES, FixRow
 from services.storage.access import OPEN, Access
 from services.storage.cassandra.engine import Engine, PartitionWrite, Statement
+from services.storage.cassandra.opening import open_tables
 from services.storage.cassandra.rows import KEYS_A_STATEMENT, chunks
-from services.storage.cassandra.schema import HISTORY, Keyspace, checked_name, migrate
+from services.storage.cassandra.schema import HISTORY
 
 _DAY_MS = 24 * 3600 * 1000
 _FIX_BYTES = 100
@@ -54,14 +54,8 @@ class CassandraLocationHistory:
         access: Access = OPEN,
     ) -> Self:
         """As CassandraMessageStore.open; both may share a keyspace."""
-        place = Keyspace(checked_name(keyspace), replication)
-        engine = await Engine.open(contact_points, port, None, access)
-        try:
-            await engine.run_blocking(partial(migrate, keyspace=place, schema=HISTORY))
-            return cls(engine, await engine.run_blocking(partial(_prepare, keyspace=keyspace)), clock)
-        except BaseException:
-            await engine.close()
-            raise
+        opened = await open_tables(contact_points, port, keyspace, replication, access, HISTORY, _prepare)
+        return cls(*opened, clock)
 
     async def append(self, fixes: Sequence[FixRow]) -> None:
         """See LocationHistory."""

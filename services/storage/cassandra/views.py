@@ -6,7 +6,6 @@ written with the time to live that is left of its 30 days; files whose entries h
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Self
 
 from cassandra.cluster import Session
@@ -18,7 +17,8 @@ from services.ports.privacy_store import Precision
 from services.ports.view_log import KEPT_MS, MOST_VIEWS, ViewPlace, ViewRow
 from services.storage.access import OPEN, Access
 from services.storage.cassandra.engine import Engine, PartitionWrite, Row, Statement
-from services.storage.cassandra.schema import VIEWS, Keyspace, checked_name, migrate
+from services.storage.cassandra.opening import open_tables
+from services.storage.cassandra.schema import VIEWS
 
 _DAY_MS = 24 * 3600 * 1000
 _VIEW_BYTES = 150
@@ -57,14 +57,8 @@ class CassandraViewLog:
         access: Access = OPEN,
     ) -> Self:
         """As CassandraLocationHistory.open; both may share a keyspace."""
-        place = Keyspace(checked_name(keyspace), replication)
-        engine = await Engine.open(contact_points, port, None, access)
-        try:
-            await engine.run_blocking(partial(migrate, keyspace=place, schema=VIEWS))
-            return cls(engine, await engine.run_blocking(partial(_prepare, keyspace=keyspace)), clock)
-        except BaseException:
-            await engine.close()
-            raise
+        opened = await open_tables(contact_points, port, keyspace, replication, access, VIEWS, _prepare)
+        return cls(*opened, clock)
 
     async def record(self, views: Sequence[ViewRow]) -> None:
         """See ViewLog."""

@@ -182,3 +182,17 @@ async def test_memory_of_users_whom_another_process_owns_now_is_dropped(outage: 
 
     with pytest.raises(Unavailable):
         await outage.desk.lookup("ann")
+
+
+async def test_what_is_to_be_put_right_after_a_long_outage_has_a_limit(store: SqliteDeviceStore) -> None:
+    desk = SessionsDesk(store, SessionsSettings(most_held=10))
+    cache = FragileCache(desk.clock)
+    desk.sessions = Sessions(desk.mesh.mesh, cache, store, desk.clock, SessionsSettings(most_held=10))
+    desk.servicer = desk.sessions.servicer
+    cache.is_away = True
+
+    for number in range(30):
+        await desk.register(connection("edge-1", number + 1, user_id=f"user{number}"))
+        await desk.remove(connection("edge-1", number + 1, user_id=f"user{number}"))
+
+    assert len(desk.sessions._registry._due) == 10
