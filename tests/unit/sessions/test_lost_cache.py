@@ -86,13 +86,17 @@ async def at_work(desk: SessionsDesk) -> AsyncIterator[None]:
         running.cancel()
 
 
-@pytest.fixture
-async def outage(store: SqliteDeviceStore) -> AsyncIterator[Outage]:
-    settings = SessionsSettings(cache_check_s=0.01)
+def over_a_fragile_cache(store: SqliteDeviceStore, settings: SessionsSettings) -> tuple[SessionsDesk, FragileCache]:
     desk = SessionsDesk(store, settings)
     cache = FragileCache(desk.clock)
     desk.sessions = Sessions(desk.mesh.mesh, cache, store, MemoryLiveSessions(), MemoryBus(), desk.clock, settings)
     desk.servicer = desk.sessions.servicer
+    return desk, cache
+
+
+@pytest.fixture
+async def outage(store: SqliteDeviceStore) -> AsyncIterator[Outage]:
+    desk, cache = over_a_fragile_cache(store, SessionsSettings(cache_check_s=0.01))
     async with at_work(desk):
         yield Outage(desk, cache)
 
@@ -185,10 +189,7 @@ async def test_memory_of_users_whom_another_process_owns_now_is_dropped(outage: 
 
 
 async def test_what_is_to_be_put_right_after_a_long_outage_has_a_limit(store: SqliteDeviceStore) -> None:
-    desk = SessionsDesk(store, SessionsSettings(most_held=10))
-    cache = FragileCache(desk.clock)
-    desk.sessions = Sessions(desk.mesh.mesh, cache, store, desk.clock, SessionsSettings(most_held=10))
-    desk.servicer = desk.sessions.servicer
+    desk, cache = over_a_fragile_cache(store, SessionsSettings(most_held=10))
     cache.is_away = True
 
     for number in range(30):
