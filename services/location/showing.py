@@ -30,6 +30,7 @@ from services.location.views import Views
 from services.ports.privacy_store import Precision
 
 _KEY = "nearby:"
+_NOBODY: Set[str] = frozenset()
 """Events about one friend replace each other."""
 _events = Counter("hither_nearby_events", "Events about friends nearby that were handed over for delivery.", ["type"])
 _failures = Counter(
@@ -259,9 +260,11 @@ class Showing:
                 self._set_timers_of(friend_id)
             if self._following.knows(user_id):
                 self._viewers[user_id] = None
-            waiting = self._newcomers.get(user_id)
-            if waiting is not None and not (waiting - friends) & self._following.followed_by(user_id):
-                del self._newcomers[user_id]
+            if user_id in self._newcomers:  # perhaps with friends who came meanwhile
+                waiting = (self._newcomers[user_id] - friends) & self._following.followed_by(user_id)
+                self._newcomers[user_id] = waiting
+                if not waiting:
+                    del self._newcomers[user_id]
 
     async def _read_rules(self) -> None:
         stale = self._rules.stale()
@@ -363,6 +366,8 @@ class Showing:
     def _sight(self, viewer_id: str, owner_id: str, now_ms: int) -> Sight | GoneReason.ValueType:
         if not self._following.may_tell(viewer_id, owner_id):
             return STOPPED
+        if owner_id in self._newcomers.get(viewer_id, _NOBODY):
+            return STOPPED  # what the owner decided about the viewer is still to be read
         viewer = self._known.get(viewer_id)
         precision = self._rules.precision(owner_id, viewer_id, now_ms)
         return seen(viewer, self._known.get(owner_id), precision, self._radius(viewer), now_ms)

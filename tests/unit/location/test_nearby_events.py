@@ -398,3 +398,46 @@ async def test_a_viewer_who_leaves_while_others_are_read_for_ends_nothing(
     showing.introduce("bob", ["ann"])
 
     assert await showing.step()
+
+
+async def a_follower_is_new(world: World) -> Desk:
+    """Cem sees Ann and Bob at another instance, to which Ann comes, too, and walks on; what Bob decided about her, and who she was
+    shown before, was not read there yet.
+    """
+    await world.befriend("ann", "bob", "cem")
+    await world.befriend("bob", "cem")
+    here = Desk(world)
+    await here.start()
+    await here.arrive("ann", "bob", "cem")
+    there = Desk(world)
+    await there.start()
+    await there.connect("cem")
+    await there.settle()
+    await there.connect("ann")
+    await there.nearby._friends.step()
+    await there.move("ann", NEAR)
+    world.events()
+    return there
+
+
+async def test_nobody_is_shown_to_a_viewer_about_whom_nothing_was_read_yet(world: World) -> None:
+    there = await a_follower_is_new(world)
+    showing = there.nearby._showing
+
+    showing.look_at("bob")
+    await showing._tell(showing._pairs())
+
+    assert [viewer for viewer, _ in world.events() if viewer == "ann"] == []
+
+
+async def test_who_came_with_others_under_way_is_told_of_those_who_went_meanwhile(world: World) -> None:
+    there = await a_follower_is_new(world)
+    showing = there.nearby._showing
+    await there.share("bob", enabled=False)
+    world.events()
+
+    showing.look_at("cem")
+    await showing._tell(showing._pairs())
+    await there.settle()
+
+    assert ("ann", "bob", "STOPPED") in world.told()
