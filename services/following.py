@@ -43,6 +43,9 @@ class Following:
         """The accepted friends of each local user, followed or not."""
         self._followed: dict[str, set[str]] = {}
         self._followers: dict[str, set[str]] = {}
+        self._followed_lists: dict[str, tuple[str, ...]] = {}
+        self._followers_lists: dict[str, tuple[str, ...]] = {}
+        """Both made when they are asked for, and thrown away when they change."""
         self._subscriptions: dict[str, Subscription] = {}
         self._idle: set[str] = set()
         """Subscribed users whom perhaps nobody follows."""
@@ -55,9 +58,26 @@ class Following:
         """Whom the local user follows; never the user."""
         return self._followed.get(user_id, _NOBODY)
 
-    def followers_of(self, user_id: str) -> list[str]:
-        """The local users who follow, and whom the user has as a friend too, as far as this instance knows the user's friends."""
-        return [one for one in self._followers.get(user_id, _NOBODY) if self._is_accepted(user_id, one)]
+    def list_followed_by(self, user_id: str) -> tuple[str, ...]:
+        """As followed_by(), in some order: the same object as long as it says the same."""
+        followed = self._followed_lists.get(user_id)
+        if followed is None:
+            followed = tuple(self.followed_by(user_id))
+            if followed:
+                self._followed_lists[user_id] = followed
+        return followed
+
+    def followers_of(self, user_id: str) -> tuple[str, ...]:
+        """The local users who follow, and whom the user has as a friend too, as far as this instance knows the user's friends: the
+        same object as long as it says the same.
+        """
+        followers = self._followers_lists.get(user_id)
+        if followers is None:
+            following = self._followers.get(user_id, _NOBODY)
+            followers = tuple(one for one in following if self._is_accepted(user_id, one))
+            if followers:
+                self._followers_lists[user_id] = followers
+        return followers
 
     def may_tell(self, user_id: str, friend_id: str) -> bool:
         """Whether the local user is among the followers_of the friend."""
@@ -86,6 +106,8 @@ class Following:
             self._unfollow(friend_id, user_id)
         for friend_id in followed - before:
             self._followers.setdefault(friend_id, set()).add(user_id)
+            self._followers_lists.pop(friend_id, None)
+        self._forget_lists(user_id)
         self._friends[user_id] = {intern(friend_id) for friend_id in friend_ids}
         self._followed[user_id] = followed
         return frozenset(followed - before)
@@ -96,12 +118,14 @@ class Following:
             self._unfollow(friend_id, user_id)
             self._friends.get(user_id, set()).discard(friend_id)
             self._followed.get(user_id, set()).discard(friend_id)
+            self._forget_lists(user_id)
 
     def forget(self, user_id: str) -> None:
         """The user is not local any more."""
         for friend_id in self._followed.pop(user_id, set()):
             self._unfollow(friend_id, user_id)
         self._friends.pop(user_id, None)
+        self._forget_lists(user_id)
         self._idle.add(user_id)
 
     async def close_idle(self, forgotten: Callable[[str], None]) -> None:
@@ -119,6 +143,8 @@ class Following:
         self._friends.clear()
         self._followed.clear()
         self._followers.clear()
+        self._followed_lists.clear()
+        self._followers_lists.clear()
         self._idle.update(self._subscriptions)
         await self.close_idle(lambda _: None)
 
@@ -126,11 +152,16 @@ class Following:
         friends = self._friends.get(user_id)
         return friends is None or follower_id in friends
 
+    def _forget_lists(self, user_id: str) -> None:
+        self._followed_lists.pop(user_id, None)
+        self._followers_lists.pop(user_id, None)
+
     def _unfollow(self, friend_id: str, user_id: str) -> None:
         followers = self._followers.get(friend_id)
         if followers is None:
             return
         followers.discard(user_id)
+        self._followers_lists.pop(friend_id, None)
         if not followers:
             del self._followers[friend_id]
             self._idle.add(friend_id)

@@ -1,7 +1,7 @@
 """What users are called, as the directory says, remembered for a while. Nobody waits long for a name: without one it is empty."""
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 
 import structlog
 
@@ -24,6 +24,16 @@ class Names:
         self._lifetime_s = lifetime_s
         self._names: OrderedDict[str, tuple[str, float]] = OrderedDict()
         """Each name, and until when it is believed; the oldest first."""
+
+    def known(self, user_ids: Collection[str]) -> Mapping[str, str] | None:
+        """The names of the users, if nobody has to be asked."""
+        now_s, names = self._clock.monotonic_s(), {}
+        for user_id in user_ids:
+            name, believed_s = self._names.get(user_id, ("", 0.0))
+            if believed_s <= now_s:
+                return None
+            names[user_id] = name
+        return names
 
     async def of(self, user_ids: Iterable[str]) -> Mapping[str, str]:
         """The names of the users; empty where none is known."""

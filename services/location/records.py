@@ -117,11 +117,13 @@ class Records:
             found.update(await self._recover(missing, now_ms))
         return found
 
-    async def write(self, record: Record) -> None:
-        """Keeps the record for as long as its fix lives."""
+    async def write(self, record: Record) -> bytes:
+        """Keeps the record for as long as its fix lives; returns it encoded."""
         assert record.fix is not None
         ttl_s = (record.fix.time_ms + LIFETIME_MS - self._clock.now_ms()) / 1000
-        await self._cache.set({_PREFIX + record.user_id: encode(record)}, max(ttl_s, 0.001))
+        encoded = encode(record)
+        await self._cache.set({_PREFIX + record.user_id: encoded}, max(ttl_s, 0.001))
+        return encoded
 
     async def forget(self, user_id: str) -> None:
         """The user is nowhere, and what the history knows from before is not to be put back."""

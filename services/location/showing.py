@@ -18,16 +18,15 @@ from hither.location.v1 import location_pb2
 from hither.location.v1.location_pb2 import GoneReason
 from services.delivery import Delivery, UserEvent
 from services.following import Following
-from services.location.distance import Places
+from services.location.circles import Circles
 from services.location.names import Names
 from services.location.nearness import STOPPED, Shown, Sight, seen
 from services.location.plausibility import LIFETIME_MS
-from services.location.precision import message_of, snapped
+from services.location.precision import message_of
 from services.location.records import Record, Records, decode, user_of
 from services.location.rules import KnownRules
 from services.location.settings import LocationSettings
 from services.location.views import Views
-from services.ports.privacy_store import Precision
 
 _KEY = "nearby:"
 _NOBODY: Set[str] = frozenset()
@@ -66,7 +65,7 @@ class Showing:
         self._settings = settings
         self._known: dict[str, Record] = {}
         """The newest record of each user whose news come."""
-        self._places = Places()
+        self._circles = Circles(following)
         self._shown = Shown()
         self._newcomers: dict[str, set[str]] = {}
         """Local users, and the friends of whom they are not told yet as nothing was read."""
@@ -142,7 +141,7 @@ class Showing:
         """The user is not local any more."""
         self._following.forget(user_id)
         self._shown.forget(user_id)
-        self._places.remove(user_id)
+        self._circles.forget_viewer(user_id)
         self._newcomers.pop(user_id, None)
         self._viewers.pop(user_id, None)
         self._ghosts.pop(user_id, None)
@@ -153,6 +152,7 @@ class Showing:
     def forget_owner(self, user_id: str) -> None:
         """News of the user come no more."""
         self._rules.forget(user_id)
+        self._circles.forget(user_id)
         self._known.pop(user_id, None)
         self._gaps.pop(user_id, None)
         self._owners.pop(user_id, None)
@@ -200,12 +200,11 @@ class Showing:
         if record.user_id not in self._expiring:
             self._expiring.add(record.user_id)
             self._set_timer(record.fix.time_ms + LIFETIME_MS, record.user_id)
-        if self._following.knows(record.user_id):
-            self._places.put(record.user_id, record.fix.lat, record.fix.lng, self._radius(record))
+        self._circles.put(record, self._radius(record))
 
     def _unlearn(self, user_id: str) -> None:
         self._known.pop(user_id, None)
-        self._places.remove(user_id)
+        self._circles.remove(user_id)
 
     def _set_timer(self, due_ms: int, user_id: str) -> None:
         if (due_ms, user_id) not in self._set_timers:
@@ -251,8 +250,6 @@ class Showing:
             unknown = [one for one in (user_id, *friends) if one not in self._known]
             await self._rules.load_viewer(user_id, friends)
             await self._read_records(unknown)
-            if user_id not in self._places and user_id in self._known:
-                self._learn(self._known[user_id])
             if not self._shown.by(user_id):
                 async with asyncio.timeout(self._settings.engine_timeout_s):
                     self._ghosts[user_id] = await self._records.shown(user_id)
@@ -301,8 +298,7 @@ class Showing:
             if viewer_id in self._newcomers:
                 self._viewers[viewer_id] = None  # told when what is to be known was read
                 continue
-            near = (owner_id for owner_id in self._following.followed_by(viewer_id) if owner_id in self._known)
-            pairs.update((viewer_id, owner_id) for owner_id in near)
+            pairs.update((viewer_id, owner_id) for owner_id in self._circles.owners_near(viewer_id))
             pairs.update((viewer_id, owner_id) for owner_id in self._shown.by(viewer_id))
             pairs.update((viewer_id, owner_id) for owner_id in self._ghosts.get(viewer_id, ()))
         return pairs
@@ -310,13 +306,7 @@ class Showing:
     def _who_may_see(self, owner_id: str) -> set[str]:
         """Who was shown the user, and the followers near one of the places that may be shown of the user."""
         shown = self._shown.viewers_of(owner_id)
-        record = self._known.get(owner_id)
-        if record is None or record.fix is None:
-            return shown
-        coarse = record.coarse or record.fix
-        fixes = (record.fix, snapped(coarse, Precision.KILOMETRE), snapped(coarse, Precision.CITY))
-        places = [(fix.lat, fix.lng) for fix in fixes]
-        return shown.union(self._places.near(self._following.followers_of(owner_id), places))
+        return shown.union(self._circles.viewers_near(owner_id)) if owner_id in self._known else shown
 
     async def _tell(self, pairs: Set[Pair]) -> None:
         told: list[tuple[Pair, Sight]] = []
@@ -335,7 +325,11 @@ class Showing:
                 events.append(_gone(viewer_id, owner_id, sight))
         self._ghosts = {one: ids for one, ids in self._ghosts.items() if one in self._newcomers}
         if told:
-            names = await self._names.of(owner_id for (_, owner_id), _ in told)
+            owners = {owner_id for (_, owner_id), _ in told}
+            names = self._names.known(owners)
+            if names is None:
+                names = await self._names.of(owners)
+                told = self._still_so(told)
             events += self._updates(told, names.get)
         if events:
             for event in events:
@@ -350,13 +344,19 @@ class Showing:
                 owner_id = event.conflation_key.removeprefix(_KEY)
                 self._missed.setdefault(event.user_id, set()).add(owner_id)
 
+    def _still_so(self, told: list[tuple[Pair, Sight]]) -> list[tuple[Pair, Sight]]:
+        """A name took a while to find: what is otherwise by now is looked at again."""
+        now_ms, still = self._clock.now_ms(), []
+        for pair, sight in told:
+            if self._sight(*pair, now_ms) == sight:
+                still.append((pair, sight))
+            else:
+                self.look_at(pair[1])
+        return still
+
     def _updates(self, told: list[tuple[Pair, Sight]], name_of: Callable[[str, str], str]) -> list[UserEvent]:
-        """Events of what is still so: a name may have taken a while to find."""
-        events, now_ms = [], self._clock.now_ms()
+        events = []
         for (viewer_id, owner_id), sight in told:
-            if self._sight(viewer_id, owner_id, now_ms) != sight:
-                self.look_at(owner_id)
-                continue
             if self._shown.put(viewer_id, owner_id, sight):
                 self._changed.add(viewer_id)
             self._views.note(owner_id, viewer_id, sight.precision)
@@ -376,6 +376,8 @@ class Showing:
         return (viewer.radius_miles if viewer else 0.0) or self._settings.radius_miles
 
     async def _keep_shown(self) -> None:
+        if not self._changed:
+            return
         changed, self._changed = self._changed, set()
         try:
             async with asyncio.timeout(self._settings.engine_timeout_s):
@@ -393,7 +395,8 @@ def _update(viewer_id: str, owner_id: str, name: str, sight: Sight) -> UserEvent
         lng=sight.fix.lng,
         precision=message_of(sight.precision),
     )
-    event.timestamp.FromMilliseconds(sight.fix.time_ms)
+    seconds, rest_ms = divmod(sight.fix.time_ms, 1000)
+    event.timestamp.seconds, event.timestamp.nanos = seconds, rest_ms * 1_000_000
     return _event(viewer_id, owner_id, "friend_location_update", event.SerializeToString())
 
 

@@ -15,7 +15,7 @@ from discovery.errors import HitherError, Unavailable
 from services.location.plausibility import check
 from services.location.policy import Hints, Intervals, Wanted, is_worth_keeping, wanted
 from services.location.precision import Fix, coarse
-from services.location.records import Record, Records, encode, topic_of
+from services.location.records import Record, Records, topic_of
 from services.location.rules import KnownRules
 from services.location.settings import LocationSettings
 from services.location.showing import Showing
@@ -126,8 +126,8 @@ class Updating:
                 fix = Fix(fix.lat, fix.lng, min(fix.time_ms, now_ms), fix.accuracy_m)
                 seen = coarse(last.coarse if last else None, fix)
                 record = Record(user_id, fix, seen, row.version, radius_miles)
-                await self._records.write(record)
-                await self._bus.publish(topic_of(user_id), encode(record))
+                encoded = await self._records.write(record)
+                await self._bus.publish(topic_of(user_id), encoded)
         except TimeoutError:
             raise Unavailable("The place could not be kept in time.") from None
         except HitherError as error:

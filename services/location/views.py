@@ -45,7 +45,7 @@ class Views:
         self._settings = settings
         self._seen: OrderedDict[Key, _Seen] = OrderedDict()
         """The present slot of each pair, counted on until it is over."""
-        self._due: dict[tuple[Key, int], ViewRow] = {}
+        self._due: dict[tuple[Key, int], _Seen] = {}
         """What is to be logged, in the order of the first view."""
 
     def note(self, owner_id: str, viewer_id: str, precision: Precision) -> None:
@@ -57,7 +57,7 @@ class Views:
             seen = self._seen[key] = _Seen(slot_ms, 0, now_ms, precision)
         self._seen.move_to_end(key)
         seen.count, seen.last_ms, seen.precision = seen.count + 1, now_ms, max(seen.precision, precision)
-        self._due[key, slot_ms] = seen.row(key)
+        self._due[key, slot_ms] = seen
         while len(self._seen) > self._settings.most_seen:
             self._seen.popitem(last=False)
         while len(self._due) > self._settings.most_seen:
@@ -78,15 +78,15 @@ class Views:
         self._forget_what_is_over()
         while self._due:
             keys = list(self._due)[:MOST_VIEWS]
-            rows = [self._due.pop(key) for key in keys]
+            due = [self._due.pop(key) for key in keys]
+            rows = [seen.row(key) for (key, _), seen in zip(keys, due, strict=True)]
             try:
                 async with asyncio.timeout(self._settings.engine_timeout_s):
                     await self._log.record(rows)
             except (HitherError, TimeoutError) as error:
                 _failures.inc()
                 _log.warning("views.failed", error=str(error))
-                # Whoever was seen again meanwhile counts more already.
-                self._due = {**dict(zip(keys, rows, strict=True)), **self._due}
+                self._due = {**dict(zip(keys, due, strict=True)), **self._due}
                 return
 
     def _forget_what_is_over(self) -> None:
