@@ -120,6 +120,29 @@ class Delivery:
             return frozenset()
         users = {event.user_id for event in events}
         connections, unsure = await self._lookup(users)
+        reached, gone, unanswered = await self._to_edges(events, connections)
+        unsure.update(unanswered)
+        if gone:
+            await self._forget(gone)
+        if unsure:
+            newest = {event.user_id: event for event in events if event.pos and event.user_id in unsure}
+            for event in newest.values():
+                self._unsure(event)
+        return frozenset(users - reached)
+
+    async def to_connections(
+        self, events: Sequence[UserEvent], connections: Mapping[str, Sequence[sessions_pb2.Connection]]
+    ) -> frozenset[str]:
+        """As to_users(), for who knows the live connections by user, and learns elsewhere of those that are gone; needs no registry,
+        and no device ids unless events have them. `unsure` is not asked.
+        """
+        reached, _, _ = await self._to_edges(events, connections)
+        return frozenset(event.user_id for event in events) - reached
+
+    async def _to_edges(
+        self, events: Sequence[UserEvent], connections: Mapping[str, Sequence[sessions_pb2.Connection]]
+    ) -> tuple[set[str], list[sessions_pb2.Connection], set[str]]:
+        """Who was reached, which connections are gone, and whose edge did not answer."""
         batches: defaultdict[str, _EdgeBatch] = defaultdict(_EdgeBatch)
         for event in events:
             for connection in connections.get(event.user_id, ()):
@@ -128,18 +151,14 @@ class Delivery:
                 batches[connection.edge_id].add(event, connection)
         reached: set[str] = set()
         gone: list[sessions_pb2.Connection] = []
+        unanswered: set[str] = set()
         for outcome in await _gather(self._to_edge(edge_id, batch) for edge_id, batch in batches.items()):
             reached.update(connection.user_id for connection in outcome.taken)
             gone.extend(outcome.gone)
-            unsure.update(connection.user_id for connection in outcome.unsure)
+            unanswered.update(connection.user_id for connection in outcome.unsure)
         if gone:
             _gone.inc(len(gone))
-            await self._forget(gone)
-        if unsure:
-            newest = {event.user_id: event for event in events if event.pos and event.user_id in unsure}
-            for event in newest.values():
-                self._unsure(event)
-        return frozenset(users - reached)
+        return reached, gone, unanswered
 
     async def evict(self, connection: sessions_pb2.Connection, close_code: int, reason: str) -> None:
         """Has the connection's edge close it. Does nothing if the edge or the connection is gone."""

@@ -66,7 +66,7 @@ class Nearby:
         self.views = Views(view_log, clock, settings)
         self._following = Following(bus, topic_of, self._take_news, self._take_gap)
         self._showing = Showing(
-            self._following, records, self._rules, names, self.views, Delivery(mesh), clock, settings
+            self._following, records, self._rules, names, self.views, self._viewers, Delivery(mesh), clock, settings
         )
         self._friends = FriendLists(
             self._friends_of, self._viewers.is_here, self._follow, self._showing.sever, self._tidy, clock, settings

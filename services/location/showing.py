@@ -26,6 +26,7 @@ from services.location.precision import message_of
 from services.location.records import Record, Records, decode, user_of
 from services.location.rules import KnownRules
 from services.location.settings import LocationSettings
+from services.location.viewers import Viewers
 from services.location.views import Views
 
 _KEY = "nearby:"
@@ -51,6 +52,7 @@ class Showing:
         rules: KnownRules,
         names: Names,
         views: Views,
+        viewers: Viewers,
         delivery: Delivery,
         clock: Clock,
         settings: LocationSettings,
@@ -60,6 +62,7 @@ class Showing:
         self._rules = rules
         self._names = names
         self._views = views
+        self._here = viewers
         self._delivery = delivery
         self._clock = clock
         self._settings = settings
@@ -338,7 +341,8 @@ class Showing:
         await self._keep_shown()
 
     async def _deliver(self, events: list[UserEvent]) -> None:
-        missed = await self._delivery.to_users(events)
+        connections = self._here.connections({event.user_id for event in events})
+        missed = await self._delivery.to_connections(events, connections)
         for event in events:
             if event.user_id in missed and self._following.knows(event.user_id):
                 owner_id = event.conflation_key.removeprefix(_KEY)

@@ -1,9 +1,11 @@
 """Whose devices are connected, as the edges report it: those are told of friends nearby. Pure: fed with reports and the time."""
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from discovery.errors import ResourceExhausted
+from hither.sessions.v1.sessions_pb2 import Connection
 
 
 class Link(NamedTuple):
@@ -66,6 +68,17 @@ class Viewers:
             if self.disconnect(user_id, link):
                 left.append(user_id)
         return left
+
+    def connections(self, user_ids: Iterable[str]) -> dict[str, list[Connection]]:
+        """The connections of each user who is here, without their devices."""
+        return {
+            user_id: [
+                Connection(user_id=user_id, edge_id=link.edge_id, connection_id=link.connection_id)
+                for link in self._links[user_id]
+            ]
+            for user_id in user_ids
+            if user_id in self._links
+        }
 
     def users(self) -> list[str]:
         """Who is here."""

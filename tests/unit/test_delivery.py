@@ -4,6 +4,7 @@ import pytest
 from opentelemetry.trace import StatusCode
 
 from discovery.rpc.tracing import traceparent
+from hither.sessions.v1.sessions_pb2 import Connection
 from services.delivery import Delivery, UserEvent
 from tests.support.lone_mesh import LoneMesh
 from tests.support.tracing import parent_of, place_of, recording
@@ -70,6 +71,21 @@ async def test_events_reach_a_connection_in_their_order_also_where_they_share_a_
 
     assert mesh.received(1) == [("message", 1), ("message", 2)]
     assert mesh.received(2) == [("message", 1), ("message", 2)]
+
+
+async def test_connections_that_are_known_are_told_without_asking_for_them(mesh: LoneMesh, delivery: Delivery) -> None:
+    connections = {
+        "ann": [Connection(user_id="ann", edge_id="edge", connection_id=number) for number in (1, 2)],
+        "ben": [Connection(user_id="ben", edge_id="dead", connection_id=3)],
+    }
+    mesh.dead_edges.add("dead")
+    mesh.gone.add(2)
+
+    missed = await delivery.to_connections([message(one, b"hi", 1) for one in ("ann", "ben", "cat")], connections)
+
+    assert (len(mesh.received(1)), len(mesh.received(2))) == (1, 1)
+    assert missed == {"ben", "cat"}
+    assert (mesh.calls, mesh.removed) == ([], [])
 
 
 async def test_who_has_no_connection_is_missed(mesh: LoneMesh, delivery: Delivery) -> None:
