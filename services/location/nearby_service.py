@@ -22,6 +22,7 @@ from services.location.listing import Listing, most_relevant
 from services.location.names import Names
 from services.location.records import Records, topic_of
 from services.location.rules import KnownRules
+from services.location.screens import Screens
 from services.location.settings import LocationSettings
 from services.location.sharing import Sharing
 from services.location.showing import Showing
@@ -66,7 +67,16 @@ class Nearby:
         self.views = Views(view_log, clock, settings)
         self._following = Following(bus, topic_of, self._take_news, self._take_gap)
         self._showing = Showing(
-            self._following, records, self._rules, names, self.views, self._viewers, Delivery(mesh), clock, settings
+            self._following,
+            records,
+            Screens(cache, clock),
+            self._rules,
+            names,
+            self.views,
+            self._viewers,
+            Delivery(mesh),
+            clock,
+            settings,
         )
         self._friends = FriendLists(
             self._friends_of, self._viewers.is_here, self._follow, self._showing.sever, self._tidy, clock, settings

@@ -5,7 +5,7 @@ are not found are looked for in the history of the last 10 minutes and put back,
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -20,7 +20,6 @@ from services.ports.cache import Cache
 from services.ports.location_history import MOST_FIXES, FixRow, LocationHistory
 
 _PREFIX = "location:"
-_SHOWN_PREFIX = "nearby:"
 _MARK = "location-mark"
 _MARK_TTL_S = 30 * 24 * 3600.0
 _PUT_BACK_AT_ONCE = 32
@@ -96,7 +95,7 @@ def _fix(message: location_pb2.Fix) -> Fix:
 
 
 class Records:
-    """Records by user, and whom each user was shown. Raises the Cache's Unavailable (ENGINE_DOWN)."""
+    """Records by user. Raises the Cache's Unavailable (ENGINE_DOWN)."""
 
     def __init__(self, cache: Cache, history: LocationHistory, clock: Clock) -> None:
         self._cache = cache
@@ -129,20 +128,6 @@ class Records:
         """The user is nowhere, and what the history knows from before is not to be put back."""
         nowhere = Record(user_id, None, None, 0, is_forgotten=True)
         await self._cache.set({_PREFIX + user_id: encode(nowhere)}, LIFETIME_MS / 1000)
-
-    async def shown(self, user_id: str) -> frozenset[str]:
-        """Whom the user was shown last, as far as it is known."""
-        [value] = await self._cache.get([_SHOWN_PREFIX + user_id])
-        return frozenset(location_pb2.ShownFriends.FromString(value or b"").friend_ids)
-
-    async def keep_shown(self, shown: Mapping[str, Iterable[str]]) -> None:
-        """Keeps whom users are shown now, for the next owner of each."""
-        if shown:
-            items = {
-                _SHOWN_PREFIX + user_id: location_pb2.ShownFriends(friend_ids=friend_ids).SerializeToString()
-                for user_id, friend_ids in shown.items()
-            }
-            await self._cache.set(items, LIFETIME_MS / 1000)
 
     async def _lost_ms(self, mark: bytes | None, now_ms: int) -> int:
         """When everything was lost last."""

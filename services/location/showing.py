@@ -6,7 +6,7 @@ is bounded by who is here. Where rules cannot be read, nobody sees the friend un
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from heapq import heappop, heappush
 
 import structlog
@@ -25,12 +25,14 @@ from services.location.plausibility import LIFETIME_MS
 from services.location.precision import message_of
 from services.location.records import Record, Records, decode, user_of
 from services.location.rules import KnownRules
+from services.location.screens import Screens
 from services.location.settings import LocationSettings
 from services.location.viewers import Viewers
 from services.location.views import Views
 
 _KEY = "nearby:"
-_NOBODY: Set[str] = frozenset()
+_NOBODY: frozenset[str] = frozenset()
+_MOST_LOOKS = 1000
 """Events about one friend replace each other."""
 _events = Counter("hither_nearby_events", "Events about friends nearby that were handed over for delivery.", ["type"])
 _failures = Counter(
@@ -49,6 +51,7 @@ class Showing:
         self,
         following: Following,
         records: Records,
+        screens: Screens,
         rules: KnownRules,
         names: Names,
         views: Views,
@@ -59,6 +62,7 @@ class Showing:
     ) -> None:
         self._following = following
         self._records = records
+        self._screens = screens
         self._rules = rules
         self._names = names
         self._views = views
@@ -77,14 +81,16 @@ class Showing:
         """Whose place or rules changed."""
         self._viewers: dict[str, None] = {}
         """Local users who see others now, since they moved, came, or changed their own rules."""
-        self._ghosts: dict[str, frozenset[str]] = {}
+        self._ghosts: dict[str, Set[str]] = {}
         """Whom newcomers may have been shown by another owner."""
         self._greeted: set[str] = set()
         """Viewers who are told again what they were told."""
-        self._missed: dict[str, set[str]] = {}
-        """Viewers whom events did not reach, and whom those were about."""
-        self._changed: set[str] = set()
-        """Viewers whose near friends are others than were kept last."""
+        self._missed: set[str] = set()
+        """Viewers whom events did not reach."""
+        self._taken_over: set[str] = set()
+        """Viewers whom another owner may have told something after it was read whom they were shown."""
+        self._renewed: set[str] = set()
+        """Viewers who are still there."""
         self._timers: list[tuple[int, str]] = []
         """A heap of when something about a user runs out."""
         self._set_timers: set[tuple[int, str]] = set()
@@ -122,9 +128,9 @@ class Showing:
 
     def renewed(self, user_id: str) -> None:
         """The local user is still connected: what did not arrive before is told now."""
-        missed = self._missed.pop(user_id, None)
-        if missed is not None:
-            self._ghosts[user_id] = self._ghosts.get(user_id, frozenset()) | missed
+        self._renewed.add(user_id)
+        if user_id in self._missed:
+            self._missed.discard(user_id)
             self.greet(user_id)
 
     def look_at(self, user_id: str) -> None:
@@ -148,9 +154,9 @@ class Showing:
         self._newcomers.pop(user_id, None)
         self._viewers.pop(user_id, None)
         self._ghosts.pop(user_id, None)
-        self._missed.pop(user_id, None)
-        self._greeted.discard(user_id)
-        self._changed.discard(user_id)
+        self._screens.forget(user_id)
+        for some in (self._missed, self._greeted, self._taken_over, self._renewed):
+            some.discard(user_id)
 
     def forget_owner(self, user_id: str) -> None:
         """News of the user come no more."""
@@ -186,6 +192,7 @@ class Showing:
             await self._read_what_was_missed()
             await self._read_for_newcomers()
             await self._read_rules()
+            await self._look_at_screens()
         except (HitherError, TimeoutError) as error:
             _failures.inc()
             _log.warning("reading.failed", error=str(error))
@@ -253,9 +260,9 @@ class Showing:
             unknown = [one for one in (user_id, *friends) if one not in self._known]
             await self._rules.load_viewer(user_id, friends)
             await self._read_records(unknown)
-            if not self._shown.by(user_id):
-                async with asyncio.timeout(self._settings.engine_timeout_s):
-                    self._ghosts[user_id] = await self._records.shown(user_id)
+            if not self._screens.knows(user_id):
+                self._taken_over.add(user_id)
+                await self._look([user_id])
             for friend_id in friends:
                 self._set_timers_of(friend_id)
             if self._following.knows(user_id):
@@ -265,6 +272,26 @@ class Showing:
                 self._newcomers[user_id] = waiting
                 if not waiting:
                     del self._newcomers[user_id]
+
+    async def _look_at_screens(self) -> None:
+        """Once more, some seconds after a viewer came: the owner before may have gone on for a moment."""
+        viewers = list(self._taken_over & self._renewed)
+        for start in range(0, len(viewers), _MOST_LOOKS):
+            await self._look(viewers[start : start + _MOST_LOOKS])
+            self._taken_over.difference_update(viewers[start : start + _MOST_LOOKS])
+
+    async def _look(self, viewer_ids: Sequence[str]) -> None:
+        async with asyncio.timeout(self._settings.engine_timeout_s):
+            self._haunt(await self._screens.look(viewer_ids))
+        self._tidy_screens(viewer_ids)
+
+    def _haunt(self, ghosts: Mapping[str, Set[str]]) -> None:
+        """Viewers may have these friends on their screens, as somebody else told them."""
+        for viewer_id, friend_ids in ghosts.items():
+            if friend_ids and self._following.knows(viewer_id):
+                self._ghosts[viewer_id] = self._ghosts.get(viewer_id, _NOBODY) | friend_ids
+                self._viewers[viewer_id] = None
+                self._wake.set()
 
     async def _read_rules(self) -> None:
         stale = self._rules.stale()
@@ -304,6 +331,7 @@ class Showing:
             pairs.update((viewer_id, owner_id) for owner_id in self._circles.owners_near(viewer_id))
             pairs.update((viewer_id, owner_id) for owner_id in self._shown.by(viewer_id))
             pairs.update((viewer_id, owner_id) for owner_id in self._ghosts.get(viewer_id, ()))
+            pairs.update((viewer_id, owner_id) for owner_id in self._screens.unsure(viewer_id))
         return pairs
 
     def _who_may_see(self, owner_id: str) -> set[str]:
@@ -312,44 +340,52 @@ class Showing:
         return shown.union(self._circles.viewers_near(owner_id)) if owner_id in self._known else shown
 
     async def _tell(self, pairs: Set[Pair]) -> None:
+        told, events = self._decide(pairs)
+        due = self._screens_due(told)
+        owners = {owner_id for (_, owner_id), _ in told}
+        names = self._names.known(owners)
+        if due or names is None:
+            await self._deliver(events)  # who is gone is gone at once, whatever else takes a while
+            await self._keep(due)
+            names = await self._names.of(owners)
+            told, events = self._still_so(told), []
+        await self._deliver(events + self._updates(told, names.get))
+
+    def _decide(self, pairs: Set[Pair]) -> tuple[list[tuple[Pair, Sight]], list[UserEvent]]:
+        """What is to be told of whom, and the events about those who are gone."""
         told: list[tuple[Pair, Sight]] = []
-        events: list[UserEvent] = []
+        gone: list[UserEvent] = []
         now_ms = self._clock.now_ms()
         greeted = self._greeted - self._newcomers.keys()
         self._greeted -= greeted
+        self._ghosts, ghosts = {}, self._ghosts
+        for viewer_id in greeted:
+            ghosts[viewer_id] = ghosts.get(viewer_id, _NOBODY) | self._screens.unsure(viewer_id)
+        self._ghosts = {viewer_id: ids for viewer_id, ids in ghosts.items() if viewer_id in self._newcomers}
         for viewer_id, owner_id in sorted(pairs):
             sight = self._sight(viewer_id, owner_id, now_ms)
             if isinstance(sight, Sight):
                 before = self._shown.told(viewer_id, owner_id)
                 if before is None or viewer_id in greeted or sight.differs(before):
                     told.append(((viewer_id, owner_id), sight))
-            elif self._shown.remove(viewer_id, owner_id) or owner_id in self._ghosts.get(viewer_id, ()):
-                self._changed.add(viewer_id)
-                events.append(_gone(viewer_id, owner_id, sight))
-        self._ghosts = {one: ids for one, ids in self._ghosts.items() if one in self._newcomers}
-        if told:
-            owners = {owner_id for (_, owner_id), _ in told}
-            names = self._names.known(owners)
-            if names is None:
-                names = await self._names.of(owners)
-                told = self._still_so(told)
-            events += self._updates(told, names.get)
-        if events:
-            for event in events:
-                _events.labels(event.type).inc()
-            await self._deliver(events)
-        await self._keep_shown()
+            elif self._shown.remove(viewer_id, owner_id) or owner_id in ghosts.get(viewer_id, ()):
+                self._screens.gone(viewer_id, owner_id)
+                gone.append(_gone(viewer_id, owner_id, sight))
+        return told, gone
 
     async def _deliver(self, events: list[UserEvent]) -> None:
+        if not events:
+            return
+        for event in events:
+            _events.labels(event.type).inc()
         connections = self._here.connections({event.user_id for event in events})
         missed = await self._delivery.to_connections(events, connections)
         for event in events:
             if event.user_id in missed and self._following.knows(event.user_id):
-                owner_id = event.conflation_key.removeprefix(_KEY)
-                self._missed.setdefault(event.user_id, set()).add(owner_id)
+                self._missed.add(event.user_id)
 
     def _still_so(self, told: list[tuple[Pair, Sight]]) -> list[tuple[Pair, Sight]]:
-        """A name took a while to find: what is otherwise by now is looked at again."""
+        """Something took a while: what is otherwise by now is looked at again."""
         now_ms, still = self._clock.now_ms(), []
         for pair, sight in told:
             if self._sight(*pair, now_ms) == sight:
@@ -361,8 +397,8 @@ class Showing:
     def _updates(self, told: list[tuple[Pair, Sight]], name_of: Callable[[str, str], str]) -> list[UserEvent]:
         events = []
         for (viewer_id, owner_id), sight in told:
-            if self._shown.put(viewer_id, owner_id, sight):
-                self._changed.add(viewer_id)
+            self._shown.put(viewer_id, owner_id, sight)
+            self._screens.shown(viewer_id, owner_id)
             self._views.note(owner_id, viewer_id, sight.precision)
             events.append(_update(viewer_id, owner_id, name_of(owner_id, ""), sight))
         return events
@@ -379,15 +415,35 @@ class Showing:
     def _radius(self, viewer: Record | None) -> float:
         return (viewer.radius_miles if viewer else 0.0) or self._settings.radius_miles
 
-    async def _keep_shown(self) -> None:
-        if not self._changed:
+    def _screens_due(self, told: list[tuple[Pair, Sight]]) -> dict[str, Set[str]]:
+        """The screens that are to be kept, of those who are about to be shown somebody else, and of those who are still there."""
+        renewed, self._renewed = self._renewed, set()
+        new = [pair for pair, _ in told if self._shown.told(*pair) is None]
+        screens = {
+            viewer_id: self._shown.by(viewer_id).union(
+                self._screens.unsure(viewer_id), self._ghosts.get(viewer_id, _NOBODY)
+            )
+            for viewer_id in renewed.union(viewer_id for viewer_id, _ in new)
+        }
+        for viewer_id, owner_id in new:
+            screens[viewer_id].add(owner_id)
+        return self._screens.due(screens)
+
+    async def _keep(self, due: dict[str, Set[str]]) -> None:
+        if not due:
             return
-        changed, self._changed = self._changed, set()
         try:
             async with asyncio.timeout(self._settings.engine_timeout_s):
-                await self._records.keep_shown({viewer_id: self._shown.by(viewer_id) for viewer_id in changed})
-        except (HitherError, TimeoutError) as error:  # written at the next change; needed only by another owner
+                self._haunt(await self._screens.keep(due))
+        except (HitherError, TimeoutError) as error:  # tried again when the viewer is reported again
             _log.warning("keeping_shown.failed", error=str(error))
+        self._tidy_screens(due)
+
+    def _tidy_screens(self, viewer_ids: Iterable[str]) -> None:
+        """Forgets what came to be known of those who left meanwhile."""
+        for viewer_id in viewer_ids:
+            if not self._following.knows(viewer_id):
+                self._screens.forget(viewer_id)
 
 
 def _update(viewer_id: str, owner_id: str, name: str, sight: Sight) -> UserEvent:

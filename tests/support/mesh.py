@@ -102,6 +102,7 @@ class FakeMesh:
         """See Mesh."""
         edge = self.edges[edge_id]
         if edge.hangs:
+            edge.came.set()
             await asyncio.Event().wait()
         if edge.is_down:
             edge.came.set()
