@@ -68,6 +68,8 @@ class Showing:
         self._settings = settings
         self._known: dict[str, Record] = {}
         """The newest record of each user whose news come."""
+        self._nowhere: set[str] = set()
+        """Users whose news come, and who had no record when one was looked for: it need not be looked for again."""
         self._circles = Circles(following)
         self._shown = Shown()
         self._newcomers: dict[str, set[str]] = {}
@@ -106,7 +108,9 @@ class Showing:
 
     def take_gap(self, topic: str) -> None:
         """News of the user may have been missed."""
-        self._gaps[user_of(topic)] = None
+        user_id = user_of(topic)
+        self._gaps[user_id] = None
+        self._nowhere.discard(user_id)
         self._wake.set()
 
     def introduce(self, user_id: str, friend_ids: Iterable[str]) -> None:
@@ -156,6 +160,7 @@ class Showing:
         """News of the user come no more."""
         self._rules.forget(user_id)
         self._circles.forget(user_id)
+        self._nowhere.discard(user_id)
         self._known.pop(user_id, None)
         self._gaps.pop(user_id, None)
         self._owners.pop(user_id, None)
@@ -163,6 +168,10 @@ class Showing:
     def record_of(self, user_id: str) -> Record | None:
         """The newest record of a user whose news come."""
         return self._known.get(user_id)
+
+    def is_nowhere(self, user_id: str) -> bool:
+        """Whether it is certain that the user, whose news come, has no record."""
+        return user_id in self._nowhere
 
     # The task
 
@@ -200,6 +209,7 @@ class Showing:
         if not self._following.is_subscribed(record.user_id):
             return
         self._known[record.user_id] = record
+        self._nowhere.discard(record.user_id)
         if record.user_id not in self._expiring:
             self._expiring.add(record.user_id)
             self._set_timer(record.fix.time_ms + LIFETIME_MS, record.user_id)
@@ -250,7 +260,7 @@ class Showing:
             if user_id not in self._newcomers:
                 continue  # has left while others were read for
             friends = self._newcomers[user_id] & self._following.followed_by(user_id)
-            unknown = [one for one in (user_id, *friends) if one not in self._known]
+            unknown = [one for one in (user_id, *friends) if one not in self._known and one not in self._nowhere]
             await self._rules.load_viewer(user_id, friends)
             await self._read_records(unknown)
             if not self._shown.by(user_id):
@@ -284,10 +294,13 @@ class Showing:
         if not user_ids:
             return frozenset()
         async with asyncio.timeout(self._settings.engine_timeout_s):
-            found = await self._records.read(user_ids)
+            found, nowhere = await self._records.look(user_ids)
         for record in found.values():
             self._rules.hear(record.user_id, record.version)
             self._learn(record)
+        for user_id in nowhere:  # unless news came meanwhile, or were missed
+            if self._following.is_subscribed(user_id) and user_id not in self._known and user_id not in self._gaps:
+                self._nowhere.add(user_id)
         return found.keys()
 
     # What is to be told
