@@ -24,7 +24,7 @@ _AT_THE_SERVER: Final = 801
 _SIDES_M: Final = {"a city of 40 km": 40_000.0, "a country of 4,000 km, nobody near": 4_000_000.0}
 
 
-async def at_a_server(loads: list[float], seconds: float, side_m: float) -> dict[str, Any]:
+async def at_a_server(loads: list[float], seconds: float, side_m: float, *, climb: bool) -> dict[str, Any]:
     """People with 400 friends each, half of them online, at `hither up`."""
     names = [f"walker{number}" for number in range(_AT_THE_SERVER)]
     online = list(range(0, _AT_THE_SERVER, 2))
@@ -33,8 +33,8 @@ async def at_a_server(loads: list[float], seconds: float, side_m: float) -> dict
     async with server:
         tokens = await server.tokens([names[number] for number in online])
         return await generate(
-            "city", cpus()[1], url=server.url, server_pid=server.pid, people=_AT_THE_SERVER, side_m=side_m,
-            online=online, names=names, tokens=tokens, loads=loads, seconds=seconds,
+            "city", cpus()[1], url=server.url, server_pid=server.pid, people=_AT_THE_SERVER, friends=FRIENDS, side_m=side_m,
+            online=online, names=names, tokens=tokens, loads=loads, seconds=seconds, climb=climb,
         )  # fmt: skip
 
 

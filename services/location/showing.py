@@ -6,6 +6,7 @@ is bounded by who is here. Where rules cannot be read, nobody sees the friend un
 """
 
 import asyncio
+import collections
 from collections.abc import Callable, Iterable, Set
 from heapq import heappop, heappush
 
@@ -28,6 +29,7 @@ from services.location.rules import KnownRules
 from services.location.settings import LocationSettings
 from services.location.viewers import Viewers
 from services.location.views import Views
+from services.ports.privacy_store import Precision
 
 _KEY = "nearby:"
 _NOBODY: Set[str] = frozenset()
@@ -348,8 +350,8 @@ class Showing:
                 told = self._still_so(told)
             events += self._updates(told, names.get)
         if events:
-            for event in events:
-                _events.labels(event.type).inc()
+            for kind, count in collections.Counter(event.type for event in events).items():
+                _events.labels(kind).inc(count)
             await self._deliver(events)
         await self._keep_shown()
 
@@ -373,11 +375,16 @@ class Showing:
 
     def _updates(self, told: list[tuple[Pair, Sight]], name_of: Callable[[str, str], str]) -> list[UserEvent]:
         events = []
+        updates: dict[tuple[str, Precision], location_pb2.FriendLocationUpdateEvent] = {}
         for (viewer_id, owner_id), sight in told:
             if self._shown.put(viewer_id, owner_id, sight):
                 self._changed.add(viewer_id)
             self._views.note(owner_id, viewer_id, sight.precision)
-            events.append(_update(viewer_id, owner_id, name_of(owner_id, ""), sight))
+            update = updates.get((owner_id, sight.precision))
+            if update is None:
+                update = updates[owner_id, sight.precision] = _update(owner_id, name_of(owner_id, ""), sight)
+            update.distance = sight.distance
+            events.append(_event(viewer_id, owner_id, "friend_location_update", update.SerializeToString()))
         return events
 
     def _sight(self, viewer_id: str, owner_id: str, now_ms: int) -> Sight | GoneReason.ValueType:
@@ -386,11 +393,12 @@ class Showing:
         if owner_id in self._newcomers.get(viewer_id, _NOBODY):
             return STOPPED  # what the owner decided about the viewer is still to be read
         viewer = self._known.get(viewer_id)
+        radius_miles = self._radius(viewer) if viewer else 0.0
         precision = self._rules.precision(owner_id, viewer_id, now_ms)
-        return seen(viewer, self._known.get(owner_id), precision, self._radius(viewer), now_ms)
+        return seen(viewer, self._known.get(owner_id), precision, radius_miles, now_ms)
 
-    def _radius(self, viewer: Record | None) -> float:
-        return (viewer.radius_miles if viewer else 0.0) or self._settings.radius_miles
+    def _radius(self, viewer: Record) -> float:
+        return viewer.radius_miles or self._settings.radius_miles
 
     async def _keep_shown(self) -> None:
         if not self._changed:
@@ -403,18 +411,18 @@ class Showing:
             _log.warning("keeping_shown.failed", error=str(error))
 
 
-def _update(viewer_id: str, owner_id: str, name: str, sight: Sight) -> UserEvent:
+def _update(owner_id: str, name: str, sight: Sight) -> location_pb2.FriendLocationUpdateEvent:
+    """What all are told alike who see the owner as exactly; only the distance is each viewer's own."""
     event = location_pb2.FriendLocationUpdateEvent(
         friend_id=owner_id,
         name=name,
-        distance=sight.distance,
         lat=sight.fix.lat,
         lng=sight.fix.lng,
         precision=message_of(sight.precision),
     )
     seconds, rest_ms = divmod(sight.fix.time_ms, 1000)
     event.timestamp.seconds, event.timestamp.nanos = seconds, rest_ms * 1_000_000
-    return _event(viewer_id, owner_id, "friend_location_update", event.SerializeToString())
+    return event
 
 
 def _gone(viewer_id: str, owner_id: str, reason: GoneReason.ValueType) -> UserEvent:
