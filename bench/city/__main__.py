@@ -13,7 +13,8 @@ from typing import Any, Final
 from bench.__main__ import commit
 from bench.city.census import settle
 from bench.city.comparison import CIRCLES, FRIENDS, PEOPLE, SIZES, compare
-from bench.city.report import write_report
+from bench.city.decision import decide
+from bench.city.report import FAR_APART, IN_A_CITY, write_report
 from bench.city.streets import acquaint
 from bench.generator import generate
 from bench.processes import cpus, machine
@@ -21,7 +22,7 @@ from bench.report import RESULTS
 from bench.server import BenchServer
 
 _AT_THE_SERVER: Final = 801
-_SIDES_M: Final = {"a city of 40 km": 40_000.0, "a country of 4,000 km, nobody near": 4_000_000.0}
+SIDES_M: Final = {IN_A_CITY: 40_000.0, FAR_APART: 4_000_000.0}
 
 
 async def at_a_server(loads: list[float], seconds: float, side_m: float, *, climb: bool) -> dict[str, Any]:
@@ -47,11 +48,16 @@ async def measure(*, quick: bool) -> dict[str, Any]:
         "machine": machine(),
         "by_people": [asdict(cost) for people in SIZES for cost in compare(people, FRIENDS, updates)],
         "by_friends": [asdict(cost) for friends in CIRCLES for cost in compare(PEOPLE, friends, updates)],
+        "decided": [],
         "at_a_server": {},
     }
-    for name, side_m in _SIDES_M.items():
-        loads = [25.0, 50.0] if quick else [25.0, 50.0, 100.0, 200.0, 400.0]
-        result["at_a_server"][name] = await at_a_server(loads, 3.0 if quick else 8.0, side_m)
+    for name, side_m in SIDES_M.items():
+        for friends in (FRIENDS // 2, FRIENDS):
+            for at_once in (1, 10):
+                result["decided"].append(asdict(await decide(name, friends, side_m, at_once, 4 * updates // 5)))
+    for name, side_m in SIDES_M.items():
+        loads, seconds = ([25.0, 100.0], 3.0) if quick else ([25.0, 100.0, 200.0], 8.0)
+        result["at_a_server"][name] = await at_a_server(loads, seconds, side_m, climb=not quick)
     return result
 
 
