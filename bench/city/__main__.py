@@ -1,6 +1,7 @@
 """`python -m bench.city [--quick]`: three designs in a simulated city, and its people at a real server.
 
-Prints the tables and writes `bench/results/city.md`, `city.json` and two pictures.
+Prints the tables and writes `bench/results/city.md`, `city.json` and two pictures; and, unless quick, what `hither plan` reads of an
+update's cost.
 """
 
 import argparse
@@ -14,12 +15,13 @@ from bench.__main__ import commit
 from bench.city.census import settle
 from bench.city.comparison import CIRCLES, FRIENDS, PEOPLE, SIZES, compare
 from bench.city.decision import decide
-from bench.city.report import FAR_APART, IN_A_CITY, write_report
+from bench.city.report import FAR_APART, IN_A_CITY, costs, write_report
 from bench.city.streets import acquaint
 from bench.generator import generate
 from bench.processes import cpus, machine
 from bench.report import RESULTS
 from bench.server import BenchServer
+from services.planning.costs import LOCATION_FILE
 
 _AT_THE_SERVER: Final = 801
 SIDES_M: Final = {IN_A_CITY: 40_000.0, FAR_APART: 4_000_000.0}
@@ -65,8 +67,11 @@ def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(prog="python -m bench.city", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a minute instead of several; coarser")
-    result = asyncio.run(measure(quick=parser.parse_args().quick))
+    quick = parser.parse_args().quick
+    result = asyncio.run(measure(quick=quick))
     (RESULTS / "city.json").write_text(json.dumps(result, indent=1) + "\n")
+    if not quick:
+        LOCATION_FILE.write_text(json.dumps(costs(result), indent=1) + "\n")
     print(write_report(result, RESULTS))
 
 
