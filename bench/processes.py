@@ -2,8 +2,11 @@
 
 import os
 import platform
+import time
 from pathlib import Path
 
+_CPUCLOCK_SCHED = 2
+"""From the kernel's encoding of a process's clock, as clock_getcpuclockid(3) makes it."""
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -11,6 +14,11 @@ def cpu_s(pid: int) -> float:
     """CPU time of a process, all threads, user and system, in seconds; exact to 10 ms."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+
+
+def exact_cpu_s(pid: int) -> float:
+    """As cpu_s, exact to much less than a microsecond: the CPU-time clock of the process."""
+    return time.clock_gettime((~pid << 3) | _CPUCLOCK_SCHED)
 
 
 def rss_bytes(pid: int) -> int:

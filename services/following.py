@@ -81,7 +81,10 @@ class Following:
 
     def may_tell(self, user_id: str, friend_id: str) -> bool:
         """Whether the local user is among the followers_of the friend."""
-        return user_id in self._followers.get(friend_id, _NOBODY) and self._is_accepted(friend_id, user_id)
+        if user_id not in self._followers.get(friend_id, _NOBODY):
+            return False
+        friends = self._friends.get(friend_id)  # as _is_accepted: asked for each pair that is looked at
+        return friends is None or user_id in friends
 
     def is_subscribed(self, user_id: str) -> bool:
         """Whether news of the user come."""

@@ -4,10 +4,11 @@ Everything that is shown to anybody is decided in seen(), for events and for the
 distance counts.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from hither.location.v1.location_pb2 import GoneReason
 from services.location.distance import distance_miles
+from services.location.plausibility import is_live
 from services.location.precision import Fix, snapped
 from services.location.records import Record
 from services.ports.privacy_store import Precision
@@ -16,8 +17,7 @@ _SHOWN_DECIMALS = 3
 _WORTH_TELLING_MILES = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class Sight:
+class Sight(NamedTuple):
     """What a viewer sees of a friend nearby: the place as it is shown, and how far that is, in miles."""
 
     fix: Fix
@@ -44,11 +44,11 @@ def seen(
     """What the viewer sees of the owner, who may be known to the viewer as exactly as `precision` says; or why nothing."""
     if precision is Precision.HIDDEN:
         return STOPPED
-    if viewer is None or viewer.fix is None or not viewer.is_live(now_ms):
+    if viewer is None or viewer.fix is None or not is_live(viewer.fix, now_ms):
         return EXPIRED
-    if owner is None or owner.fix is None or not owner.is_live(now_ms):
+    if owner is None or owner.fix is None or not is_live(owner.fix, now_ms):
         return EXPIRED
-    shown = snapped(owner.fix if precision is Precision.EXACT else owner.coarse or owner.fix, precision)
+    shown = owner.fix if precision is Precision.EXACT else snapped(owner.coarse or owner.fix, precision)
     distance = distance_miles(viewer.fix.lat, viewer.fix.lng, shown.lat, shown.lng)
     if distance > radius_miles:
         return LEFT

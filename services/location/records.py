@@ -5,7 +5,7 @@ are not found are looked for in the history of the last 10 minutes and put back,
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 import structlog
@@ -104,6 +104,10 @@ class Records:
 
     async def read(self, user_ids: Sequence[str]) -> dict[str, Record]:
         """The live records of the users; no entry where there is none."""
+        return (await self.look(user_ids))[0]
+
+    async def look(self, user_ids: Sequence[str]) -> tuple[dict[str, Record], Set[str]]:
+        """As read(), and of the users without a record those of whom that is certain."""
         now_ms = self._clock.now_ms()
         mark, *values = await self._cache.get([_MARK, *(_PREFIX + user_id for user_id in user_ids)])
         found = {
@@ -113,8 +117,11 @@ class Records:
         }
         missing = [user_id for user_id, value in zip(user_ids, values, strict=True) if value is None]
         if missing and now_ms < await self._lost_ms(mark, now_ms) + LIFETIME_MS:
-            found.update(await self._recover(missing, now_ms))
-        return found
+            recovered, is_certain = await self._recover(missing, now_ms)
+            found.update(recovered)
+            if not is_certain:
+                return found, frozenset()
+        return found, {user_id for user_id in user_ids if user_id not in found}
 
     async def write(self, record: Record) -> bytes:
         """Keeps the record for as long as its fix lives; returns it encoded."""
@@ -138,20 +145,23 @@ class Records:
         await self._cache.set({_MARK: str(now_ms).encode()}, _MARK_TTL_S)
         return now_ms
 
-    async def _recover(self, user_ids: Sequence[str], now_ms: int) -> dict[str, Record]:
+    async def _recover(self, user_ids: Sequence[str], now_ms: int) -> tuple[dict[str, Record], bool]:
+        """Records that the history knows, and whether it could tell of all."""
         rows: dict[str, FixRow] = {}
+        is_certain = True
         try:
             for start in range(0, len(user_ids), MOST_FIXES):
                 chunk = user_ids[start : start + MOST_FIXES]
                 rows.update(await self._history.latest(chunk, now_ms - LIFETIME_MS + 1))
         except HitherError as error:  # nobody is shown who cannot be found
             _log.warning("history.failed", error=str(error))
+            is_certain = False
         records = {user_id: _recovered(row) for user_id, row in rows.items()}
         at_once = asyncio.Semaphore(_PUT_BACK_AT_ONCE)
         async with asyncio.TaskGroup() as group:
             for record in records.values():
                 group.create_task(self._put_back(record, now_ms, at_once))
-        return records
+        return records, is_certain
 
     async def _put_back(self, record: Record, now_ms: int, at_once: asyncio.Semaphore) -> None:
         assert record.fix is not None

@@ -55,10 +55,12 @@ class KnownRules:
 
     def precision(self, owner_id: str, viewer_id: str, now_ms: int) -> Precision:
         """How exactly the viewer, a friend, may know where the owner is."""
-        owner, viewer = self.row(owner_id), self.row(viewer_id)
+        if owner_id in self._stale or viewer_id in self._stale:
+            return Precision.HIDDEN
+        owner, viewer = self._rules.get(owner_id), self._rules.get(viewer_id)
         if owner is None or viewer is None:
             return Precision.HIDDEN
-        return seen_by(owner, viewer, self._rules[owner_id].grants.get(viewer_id), now_ms)
+        return seen_by(owner.row, viewer.row, owner.grants.get(viewer_id), now_ms)
 
     def ends_ms(self, owner_id: str) -> Iterable[int]:
         """When grants of the owner run out."""

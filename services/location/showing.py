@@ -6,6 +6,7 @@ is bounded by who is here. Where rules cannot be read, nobody sees the friend un
 """
 
 import asyncio
+import collections
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from heapq import heappop, heappush
 
@@ -29,11 +30,12 @@ from services.location.screens import Screens
 from services.location.settings import LocationSettings
 from services.location.viewers import Viewers
 from services.location.views import Views
+from services.ports.privacy_store import Precision
 
 _KEY = "nearby:"
+"""Events about one friend replace each other."""
 _NOBODY: frozenset[str] = frozenset()
 _MOST_LOOKS = 1000
-"""Events about one friend replace each other."""
 _events = Counter("hither_nearby_events", "Events about friends nearby that were handed over for delivery.", ["type"])
 _failures = Counter(
     "hither_nearby_failures", "Times that places or rules could not be read while friends were told of."
@@ -72,6 +74,8 @@ class Showing:
         self._settings = settings
         self._known: dict[str, Record] = {}
         """The newest record of each user whose news come."""
+        self._nowhere: set[str] = set()
+        """Users whose news come, and who had no record when one was looked for: it need not be looked for again."""
         self._circles = Circles(following)
         self._shown = Shown()
         self._newcomers: dict[str, set[str]] = {}
@@ -112,7 +116,9 @@ class Showing:
 
     def take_gap(self, topic: str) -> None:
         """News of the user may have been missed."""
-        self._gaps[user_of(topic)] = None
+        user_id = user_of(topic)
+        self._gaps[user_id] = None
+        self._nowhere.discard(user_id)
         self._wake.set()
 
     def introduce(self, user_id: str, friend_ids: Iterable[str]) -> None:
@@ -162,6 +168,7 @@ class Showing:
         """News of the user come no more."""
         self._rules.forget(user_id)
         self._circles.forget(user_id)
+        self._nowhere.discard(user_id)
         self._known.pop(user_id, None)
         self._gaps.pop(user_id, None)
         self._owners.pop(user_id, None)
@@ -169,6 +176,10 @@ class Showing:
     def record_of(self, user_id: str) -> Record | None:
         """The newest record of a user whose news come."""
         return self._known.get(user_id)
+
+    def is_nowhere(self, user_id: str) -> bool:
+        """Whether it is certain that the user, whose news come, has no record."""
+        return user_id in self._nowhere
 
     # The task
 
@@ -207,6 +218,7 @@ class Showing:
         if not self._following.is_subscribed(record.user_id):
             return
         self._known[record.user_id] = record
+        self._nowhere.discard(record.user_id)
         if record.user_id not in self._expiring:
             self._expiring.add(record.user_id)
             self._set_timer(record.fix.time_ms + LIFETIME_MS, record.user_id)
@@ -257,7 +269,7 @@ class Showing:
             if user_id not in self._newcomers:
                 continue  # has left while others were read for
             friends = self._newcomers[user_id] & self._following.followed_by(user_id)
-            unknown = [one for one in (user_id, *friends) if one not in self._known]
+            unknown = [one for one in (user_id, *friends) if one not in self._known and one not in self._nowhere]
             await self._rules.load_viewer(user_id, friends)
             await self._read_records(unknown)
             if not self._screens.knows(user_id):
@@ -311,10 +323,13 @@ class Showing:
         if not user_ids:
             return frozenset()
         async with asyncio.timeout(self._settings.engine_timeout_s):
-            found = await self._records.read(user_ids)
+            found, nowhere = await self._records.look(user_ids)
         for record in found.values():
             self._rules.hear(record.user_id, record.version)
             self._learn(record)
+        for user_id in nowhere:  # unless news came meanwhile, or were missed
+            if self._following.is_subscribed(user_id) and user_id not in self._known and user_id not in self._gaps:
+                self._nowhere.add(user_id)
         return found.keys()
 
     # What is to be told
@@ -376,8 +391,8 @@ class Showing:
     async def _deliver(self, events: list[UserEvent]) -> None:
         if not events:
             return
-        for event in events:
-            _events.labels(event.type).inc()
+        for kind, count in collections.Counter(event.type for event in events).items():
+            _events.labels(kind).inc(count)
         connections = self._here.connections({event.user_id for event in events})
         missed = await self._delivery.to_connections(events, connections)
         for event in events:
@@ -396,11 +411,16 @@ class Showing:
 
     def _updates(self, told: list[tuple[Pair, Sight]], name_of: Callable[[str, str], str]) -> list[UserEvent]:
         events = []
+        updates: dict[tuple[str, Precision], location_pb2.FriendLocationUpdateEvent] = {}
         for (viewer_id, owner_id), sight in told:
             self._shown.put(viewer_id, owner_id, sight)
             self._screens.shown(viewer_id, owner_id)
             self._views.note(owner_id, viewer_id, sight.precision)
-            events.append(_update(viewer_id, owner_id, name_of(owner_id, ""), sight))
+            update = updates.get((owner_id, sight.precision))
+            if update is None:
+                update = updates[owner_id, sight.precision] = _update(owner_id, name_of(owner_id, ""), sight)
+            update.distance = sight.distance
+            events.append(_event(viewer_id, owner_id, "friend_location_update", update.SerializeToString()))
         return events
 
     def _sight(self, viewer_id: str, owner_id: str, now_ms: int) -> Sight | GoneReason.ValueType:
@@ -409,11 +429,12 @@ class Showing:
         if owner_id in self._newcomers.get(viewer_id, _NOBODY):
             return STOPPED  # what the owner decided about the viewer is still to be read
         viewer = self._known.get(viewer_id)
+        radius_miles = self._radius(viewer) if viewer else 0.0
         precision = self._rules.precision(owner_id, viewer_id, now_ms)
-        return seen(viewer, self._known.get(owner_id), precision, self._radius(viewer), now_ms)
+        return seen(viewer, self._known.get(owner_id), precision, radius_miles, now_ms)
 
-    def _radius(self, viewer: Record | None) -> float:
-        return (viewer.radius_miles if viewer else 0.0) or self._settings.radius_miles
+    def _radius(self, viewer: Record) -> float:
+        return viewer.radius_miles or self._settings.radius_miles
 
     def _screens_due(self, told: list[tuple[Pair, Sight]]) -> dict[str, Set[str]]:
         """The screens that are to be kept, of those who are about to be shown somebody else, and of those who are still there."""
@@ -446,18 +467,18 @@ class Showing:
                 self._screens.forget(viewer_id)
 
 
-def _update(viewer_id: str, owner_id: str, name: str, sight: Sight) -> UserEvent:
+def _update(owner_id: str, name: str, sight: Sight) -> location_pb2.FriendLocationUpdateEvent:
+    """What all are told alike who see the owner as exactly; only the distance is each viewer's own."""
     event = location_pb2.FriendLocationUpdateEvent(
         friend_id=owner_id,
         name=name,
-        distance=sight.distance,
         lat=sight.fix.lat,
         lng=sight.fix.lng,
         precision=message_of(sight.precision),
     )
     seconds, rest_ms = divmod(sight.fix.time_ms, 1000)
     event.timestamp.seconds, event.timestamp.nanos = seconds, rest_ms * 1_000_000
-    return _event(viewer_id, owner_id, "friend_location_update", event.SerializeToString())
+    return event
 
 
 def _gone(viewer_id: str, owner_id: str, reason: GoneReason.ValueType) -> UserEvent:

@@ -144,4 +144,6 @@ class Updating:
         known = self._showing.record_of(user_id)
         if known is not None:
             return known if known.is_live(self._clock.now_ms()) else None
+        if self._showing.is_nowhere(user_id):
+            return None
         return (await self._records.read([user_id])).get(user_id)

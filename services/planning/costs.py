@@ -1,4 +1,4 @@
-"""What one message, connection or update costs where. Measured figures come from `costs.json`; the rest is assumed, and says so."""
+"""What one message, connection or update costs where, as `costs.json` and `location_costs.json` say; what is assumed there says so."""
 
 import json
 from collections.abc import Iterable
@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 FILE = Path(__file__).parent / "costs.json"
+"""Written by `python -m bench.costs`."""
+LOCATION_FILE = Path(__file__).parent / "location_costs.json"
+"""Written by `python -m bench.city`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +30,6 @@ class Cost:
         return self.source.startswith("assumed")
 
 
-ASSUMED = (
-    Cost("update", "location", 100.0, source="assumed: the budget of an update with 400 friends; nobody has measured the service yet"),
-    Cost("update", "edge", 40.0, source="assumed: the budget of a frame that is decoded and routed"),
-)  # fmt: skip
-"""What could not be measured yet."""
-
-
 class Costs:
     """All costs. What is not among them costs nothing."""
 
@@ -51,8 +47,9 @@ class Costs:
         return list(self._costs.values())
 
 
-def load_costs(file: Path = FILE) -> Costs:
-    """The measured costs and the assumed ones."""
+def load_costs(file: Path = FILE, location_file: Path = LOCATION_FILE) -> Costs:
+    """All costs."""
     content: dict[str, Any] = json.loads(file.read_text())
-    measured = [Cost(**cost) for cost in content["costs"]]
-    return Costs([*measured, *ASSUMED], f"{content['date']} at {content['commit']} on {content['machine']}")
+    location: dict[str, Any] = json.loads(location_file.read_text())
+    found = [Cost(**cost) for cost in [*content["costs"], *location["costs"]]]
+    return Costs(found, f"{content['date']} at {content['commit']} on {content['machine']}")

@@ -23,7 +23,6 @@ TB: Final = 1e12
 PROCESSES: Final = ("edge", "messaging", "sessions", "presence", "directory", "location")
 ENGINES: Final = ("etcd", "kafka", "cassandra", "postgresql", "redis-cache", "redis-bus")
 
-_BUDGETED_FRIENDS: Final = 400
 _ROOM: Final = 2.0
 """Memory of a process relative to what was measured: its caches fill with time."""
 _PARTITIONS: Final = (256, 512, 1024, 2048, 4096, 8192, 16384)
@@ -143,12 +142,14 @@ def _process(kind: str, workload: Workload, costs: Costs) -> Need:
     terms = _shared_terms(kind, workload, costs)
     update = costs.of("update", kind)
     if update.cpu_us:
-        times = workload.friends / _BUDGETED_FRIENDS if kind == "location" else 1.0
-        terms.append(Term("update", workload.peak_updates_per_s, update.cpu_us, times, update.assumed))
+        terms.append(Term("update", workload.peak_updates_per_s, update.cpu_us, 1.0, update.assumed))
+    told = workload.connected_friends * workload.nearby_share
+    shown = costs.of("shown", kind)
+    if shown.cpu_us:
+        terms.append(Term("shown", workload.peak_updates_per_s, shown.cpu_us, told, shown.assumed))
     connections = workload.connections
     counts = {"CPU": sum(term.cores for term in terms) / BUSY, "availability": 2.0}
     if kind == "edge":
-        told = workload.connected_friends * workload.nearby_share
         delivery = costs.of("delivery", kind)
         terms.append(Term("delivery", workload.peak_updates_per_s, delivery.cpu_us, told, delivery.assumed))
         counts["CPU"] = sum(term.cores for term in terms) / BUSY

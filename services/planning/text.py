@@ -13,6 +13,7 @@ _WHAT: Final = {
     "history_row": "updates/s",
     "fix": "updates/s",
     "delivery": "updates/s",
+    "shown": "updates/s",
     "publish": "news/s",
     "publish_delivery": "news/s",
 }

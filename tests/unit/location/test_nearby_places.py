@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import Collection, Mapping
 
 import pytest
 from structlog.testing import capture_logs
@@ -11,6 +12,7 @@ from hither.location.v1 import location_service_pb2 as pb
 from hither.location.v1.location_pb2 import FriendLocationUpdateEvent
 from services.location.plausibility import FixOutOfTime, ImplausibleMove
 from services.location.settings import LocationSettings
+from services.ports.location_history import FixRow
 from services.ports.privacy_store import Precision
 from services.ports.view_log import SLOT_MS
 from services.storage.memory.cache import MemoryCache
@@ -427,3 +429,42 @@ async def test_no_position_is_in_any_line_of_the_log(
 
 
 POSITION = r"48\.2|16\.37|20[89]173|373819|53\.2"
+
+
+async def test_who_is_nowhere_is_looked_for_once_until_news_may_have_been_missed(desk: Desk, world: World) -> None:
+    looked_for: list[str] = []
+    latest = world.history.latest
+
+    async def remembering(user_ids: Collection[str], since_ms: int) -> Mapping[str, FixRow]:
+        looked_for.extend(user_ids)
+        return await latest(user_ids, since_ms)
+
+    world.history.latest = remembering  # type: ignore[method-assign]
+    await world.befriend("bob", "ann", "carol")
+    await desk.connect("ann")
+    await desk.settle()
+    await desk.connect("carol")
+    await desk.settle()
+    assert sorted(looked_for) == ["ann", "bob", "carol"]
+    await desk.share("ann")
+    await desk.move("ann", BERLIN)
+    assert sorted(looked_for) == ["ann", "bob", "carol"]
+
+    desk.nearby._showing.take_gap("location:bob")
+    await desk.settle()
+
+    assert sorted(looked_for) == ["ann", "bob", "bob", "carol"]
+
+
+async def test_who_could_not_be_looked_for_is_looked_for_again(desk: Desk, world: World) -> None:
+    await world.befriend("bob", "ann")
+    world.history.fails = Unavailable("away")
+    await desk.connect("ann")
+    await desk.settle()
+    world.history.fails = None
+    reads = world.history.reads
+
+    await desk.connect("bob")
+    await desk.settle()
+
+    assert world.history.reads == reads + 1

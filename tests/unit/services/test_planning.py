@@ -71,7 +71,11 @@ def test_a_store_is_bound_by_its_disks_when_rows_are_kept_for_long() -> None:
 
 
 def test_what_nobody_has_measured_is_called_assumed() -> None:
-    found = plan(Workload(), load_costs())
+    costs = [
+        Cost("update", "location", 100.0, source="assumed: the budget"),
+        Cost("message", "messaging", 1000.0, source="bench"),
+    ]
+    found = plan(Workload(), Costs(costs))
     assert found.need("location").assumed
     assert not found.need("messaging").assumed
     assert line(render(found), "update: 666,667 updates/s x 100 us").endswith("(assumed)")
@@ -85,6 +89,16 @@ def test_every_cost_says_where_it_comes_from() -> None:
         cost.where for cost in costs.all() if cost.what == "message" and cost.cpu_us
     }
     assert costs.of("connection_s", "edge").memory_bytes > 0
+    assert all(
+        costs.of(what, where).cpu_us
+        for what, where in [("update", "location"), ("update", "edge"), ("shown", "location")]
+    )
+
+
+def test_an_update_costs_more_where_more_friends_are_shown_it() -> None:
+    costs = Costs([Cost("update", "location", 500.0), Cost("shown", "location", 25.0)])
+    load = Workload(friends=400, concurrent_share=0.2, nearby_share=0.05)
+    assert plan(load, costs).need("location").cores == pytest.approx(load.peak_updates_per_s * (500 + 4 * 25) / 1e6)
 
 
 def test_partitions_are_enough_for_every_owner() -> None:
