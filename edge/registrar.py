@@ -33,6 +33,7 @@ _MOST_WAITING: Final = 100_000
 """Closed connections that wait to be reported; of more the registry learns when their records run out."""
 _RETRY_S: Final = 5.0
 _REGISTER_AGAIN_S: Final = 1.0
+_LOOK_S: Final = 0.25
 
 Connections = Callable[[], Iterable[sessions_pb2.Connection]]
 
@@ -109,11 +110,12 @@ class Registrar:
     async def _keep_reporting(self) -> None:
         due_s = self._clock.monotonic_s() + self._settings.report_s
         while True:
-            wait_s = max(0.0, due_s - self._clock.monotonic_s())
             try:
-                async with asyncio.timeout(wait_s):
+                async with asyncio.timeout(self._pause_s(due_s)):
                     await self._news.wait()
             except TimeoutError:
+                if self._clock.monotonic_s() < due_s:
+                    continue
                 due_s = self._clock.monotonic_s() + self._settings.report_s
                 for connection in self._connections():
                     self._reports.setdefault(connection.connection_id, _report(connection, connected=True))
@@ -122,9 +124,15 @@ class Registrar:
     async def _keep_renewing(self) -> None:
         wait_s = self._settings.renew_s
         while True:
-            await asyncio.sleep(wait_s * random.uniform(0.9, 1.1))  # noqa: S311 (spreads load, guards nothing)
+            due_s = self._clock.monotonic_s() + wait_s * random.uniform(0.9, 1.1)  # noqa: S311 (spreads load, guards nothing)
+            while self._clock.monotonic_s() < due_s:  # noqa: ASYNC110 (nobody tells of the time)
+                await asyncio.sleep(self._pause_s(due_s))
             renewed = await _gather([self._renew(chunk) for chunk in self._chunks(self._connections())])
             wait_s = self._settings.renew_s if all(renewed) else min(_RETRY_S, self._settings.renew_s)
+
+    def _pause_s(self, due_s: float) -> float:
+        """How long to wait before looking again whether it is time: a machine that slept has lost more than its timers say."""
+        return min(max(0.0, due_s - self._clock.monotonic_s()), _LOOK_S)
 
     async def _keep_registering(self) -> None:
         while True:

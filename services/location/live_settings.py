@@ -12,9 +12,9 @@ class LiveSettings:
     stale_s: float = 30.0
     """How long after its newest point a live location counts as stale."""
     trail_s: float = 600.0
-    """How long a point is kept."""
+    """How old the points of a trail may be. The newest one is shown for as long as its live location goes on."""
     trail_points: int = 100
-    """Points that are kept of a live location: 1 to 200."""
+    """Points that are kept of a live location, until it ends: 1 to 200."""
     trail_bytes: int = 262_144
     """What all trails of one answer weigh together at most; each live location has an equal share, and the newest points go first."""
     watch_lease_s: float = 120.0

@@ -354,12 +354,24 @@ async def test_a_viewer_who_is_not_reported_any_more_is_told_nothing(desk: Desk,
     await world.befriend("ann", "bob")
     await desk.arrive("ann", "bob")
 
-    world.clock.advance(30)
-    await desk.settle()
+    for _ in range(3):
+        world.clock.advance(10)
+        await desk.settle()
     await desk.move("bob", NEAR)
     await desk.settle()
 
     assert world.told() == []
+
+
+async def test_a_process_that_stood_still_forgets_no_viewer_whose_edge_could_not_report_meanwhile(
+    desk: Desk, world: World
+) -> None:
+    await world.befriend("ann", "bob")
+    await desk.arrive("ann", "bob")
+    world.clock.advance(3600)
+    await desk.settle()
+
+    assert world.told() == [("ann", "bob", EXPIRED), ("bob", "ann", EXPIRED)]
 
 
 async def test_the_next_owner_of_a_viewer_tells_who_went_meanwhile(world: World) -> None:
