@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import cast
 
 import httpx
+from prometheus_client import REGISTRY
 
 from discovery.registry.embedded import EmbeddedRegistry
 from services.app import run_whole
@@ -22,12 +23,15 @@ from services.engine_health import EngineHealth
 from services.engines import open_engines
 from services.ports.location_history import LocationHistory
 from tests.support.clock import ShiftedClock
-from tests.support.people import WAIT_S, Line, Person, line
+from tests.support.people import WAIT_S, Line, Person, line, until
 from tests.support.runner import LIGHT, websocket_url
 from tests.support.servers.redis import RedisServer
 
 _START_S = 60.0
 _STOP_S = 30.0
+_REPORT_S = 12.0
+"""After which an edge has surely something to report."""
+_REPORTS = "/hither.presence.v1.PresenceService/ReportDevices"
 _NO_MATTER = 4
 """Partitions, for who opens no engine that has some."""
 _WEEKS_S = str(40 * 24 * 3600)
@@ -70,6 +74,26 @@ class Times:
     def pass_(self, *, seconds: float = 0, minutes: float = 0, hours: float = 0, days: float = 0) -> None:
         """So much time passes at once."""
         self.clock.advance(seconds + 60 * minutes + 3600 * hours + 24 * 3600 * days)
+
+    async def live_through(self, seconds: float) -> None:
+        """So much time passes by and by: everybody who is connected is reported in it as often as ever."""
+        for _ in range(int(seconds // _REPORT_S)):
+            before = self.reports()
+            self.pass_(seconds=_REPORT_S)
+            await self.reported(since=before)
+        self.pass_(seconds=seconds % _REPORT_S)
+
+    def reports(self) -> float:
+        """How many reports of devices presence has taken so far."""
+        return REGISTRY.get_sample_value("hither_calls_total", {"method": _REPORTS, "code": "OK"}) or 0.0
+
+    async def reported(self, since: float) -> None:
+        """Returns when presence has taken another report than so many."""
+
+        async def is_reported() -> bool:
+            return self.reports() > since
+
+        await until(is_reported)
 
     def now(self) -> datetime:
         """What the server calls now."""
