@@ -105,9 +105,7 @@ class LiveLocations:
         share_bytes = self._settings.trail_bytes // max(1, len(shares))
         after_ms = self._clock.now_ms() - round(self._settings.trail_s * 1000)
         recent = ([fix for _, fix in trail if fix.timestamp.ToMilliseconds() > after_ms] for trail in trails)
-        return [
-            self._view(shared, _newest(trail, share_bytes)) for shared, trail in zip(shares, recent, strict=True)
-        ]
+        return [self._view(shared, _newest(trail, share_bytes)) for shared, trail in zip(shares, recent, strict=True)]
 
     async def end(self, session_id: str, reason: EndReason.ValueType) -> None:
         """The live location has ended: its points are forgotten and its viewers told. May be repeated."""

@@ -19,6 +19,8 @@ class LiveSettings:
     """What all trails of one answer weigh together at most; each live location has an equal share, and the newest points go first."""
     watch_lease_s: float = 120.0
     """How long a device counts as watching before it is looked whether its connection still lives."""
+    watch_doubt_s: float = 40.0
+    """How long it counts so when the registry does not know the connection: an edge takes so long to renew all of its own."""
     recheck_s: float = 60.0
     """How long a viewer's leaving of a conversation can go unnoticed when its announcement was lost."""
     members_stale_s: float = 300.0

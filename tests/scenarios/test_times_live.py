@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from tests.scenarios.test_live_location import QUARTER_S, a_group, move, said, start, watch
-from tests.support.people import Frame, Line, Person, sign_up
+from tests.support.people import Frame, Line, Person, sign_up, until
 from tests.support.times import Times
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -172,3 +172,22 @@ async def test_what_a_sharer_who_is_away_shared_ends_for_all_each_at_its_own_tim
         assert await watch(hers, conversation_id) == []
         heard = await spoken(hers, conversation_id)
     assert sorted(heard) == sorted((one.user_id, event) for one in (alice, bob) for event in ("started", "ended"))
+
+
+async def test_of_points_one_a_minute_is_kept_for_audit_and_none_of_what_is_sealed(times: Times) -> None:
+    (alice, bob), conversation_id = await some(times, "alice", "bob")
+    async with times.line(alice) as hers, times.line(bob) as his:
+        session_id, sealed = await start(hers, conversation_id), await start(his, conversation_id, opaque=True)
+        for number in range(10):
+            await move(hers, session_id, number)
+            await his.ask("live_location_update", session_id=sealed, ciphertext="c2VhbGVk")
+            times.pass_(seconds=25)
+
+    async def is_kept() -> bool:
+        return len(await times.places(session_id)) == 4
+
+    await until(is_kept)
+    assert [row.lat for row in await times.places(session_id)] == [0, 3, 6, 9]
+    assert await times.places(sealed) == []
+    times.pass_(days=7)
+    assert await times.places(session_id) == []

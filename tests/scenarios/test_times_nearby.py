@@ -1,6 +1,6 @@
 """Friends near each other, over minutes, hours and days: with one code on both sets of engines, by a clock that is moved."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 
 import httpx
@@ -8,7 +8,6 @@ import pytest
 from prometheus_client import REGISTRY
 
 from hither_client import HitherClient, Place
-from services.ports.location_history import FixRow
 from tests.scenarios.test_nearby import CAFE, PARK, SEA, grant, share, two_friends
 from tests.support.people import Frame, Line, Person, until
 from tests.support.times import Times
@@ -96,15 +95,19 @@ async def test_who_shares_for_a_time_is_seen_until_it_is_over_and_then_by_nobody
     assert again["precision"] == "CITY"
 
 
+_WAY: Sequence[tuple[float, float, Frame]] = [
+    (0, 0, {}), (30, 3, {}), (60, 72, {}), (30, 300, {}), (5, 100, {}), (5, 100, {"battery_percent": 15}),
+    (10, 0, {}), (60, 0, {"metered": True}), (120, 0, {"speed_mps": 25.0}),
+]  # fmt: skip
+"""After how many seconds, after how many metres, and what the device says of itself."""
+
+
 async def test_the_next_update_is_wanted_the_sooner_the_faster_the_device_moves(times: Times) -> None:
     async with times.http as http:
         alice, _ = await two_friends(http)
     async with times.line(alice) as hers:
         lat, wanted = PARK["lat"], []
-        for after_s, moved_m, says in [
-            (0, 0, {}), (30, 3, {}), (60, 72, {}), (30, 300, {}), (5, 100, {}), (5, 100, {"battery_percent": 15}),
-            (10, 0, {}), (60, 0, {"metered": True}), (120, 0, {"speed_mps": 25.0}),
-        ]:  # fmt: skip
+        for after_s, moved_m, says in _WAY:
             times.pass_(seconds=after_s)
             lat += moved_m / _DEGREE_M
             answer = await hers.ask("location_update", lat=lat, lng=PARK["lng"], **says)
@@ -224,15 +227,9 @@ def is_kept(times: Times, person: Person, count: int) -> Callable[[], Awaitable[
     """Whether the history has so many places of the person."""
 
     async def look() -> bool:
-        return len(await kept(times, person)) == count
+        return len(await times.places(person.user_id)) == count
 
     return look
-
-
-async def kept(times: Times, person: Person) -> list[FixRow]:
-    """The places of the person that the history has, oldest first: as an operator would read them."""
-    async with times.history() as history:
-        return list(await history.read(person.user_id, 0, times.clock.now_ms() + 1, 100))[::-1]
 
 
 async def test_the_history_keeps_what_is_worth_it_for_seven_days(times: Times) -> None:
@@ -243,10 +240,9 @@ async def test_the_history_keeps_what_is_worth_it_for_seven_days(times: Times) -
             times.pass_(seconds=after)
             await tells(hers, {**PARK, "lat": PARK["lat"] + moved_m / _DEGREE_M})
     await until(is_kept(times, alice, 3))
-    rows = await kept(times, alice)
+    rows = await times.places(alice.user_id)
     times.pass_(days=6, hours=23)
-    assert await kept(times, alice) == rows
+    assert await times.places(alice.user_id) == rows
     times.pass_(hours=2)
-    assert await kept(times, alice) == []
-    moved_m = [round((row.lat - PARK["lat"]) * _DEGREE_M) for row in rows]
-    assert moved_m == [0, 10, 80]
+    assert await times.places(alice.user_id) == []
+    assert [round((row.lat - PARK["lat"]) * _DEGREE_M) for row in rows] == [0, 10, 80]

@@ -6,11 +6,10 @@ machine's time, so nobody is hung up on for the heartbeats of the hours that wer
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import cast
 
 import httpx
 from prometheus_client import REGISTRY
@@ -21,7 +20,7 @@ from services.config import Config, load_config
 from services.data_directory import DataDirectory
 from services.engine_health import EngineHealth
 from services.engines import open_engines
-from services.ports.location_history import LocationHistory
+from services.ports.location_history import FixRow, LocationHistory
 from tests.support.clock import ShiftedClock
 from tests.support.people import WAIT_S, Line, Person, line, until
 from tests.support.runner import LIGHT, websocket_url
@@ -32,6 +31,7 @@ _STOP_S = 30.0
 _REPORT_S = 12.0
 """After which an edge has surely something to report."""
 _REPORTS = "/hither.presence.v1.PresenceService/ReportDevices"
+_MOST_PLACES = 100
 _NO_MATTER = 4
 """Partitions, for who opens no engine that has some."""
 _WEEKS_S = str(40 * 24 * 3600)
@@ -44,8 +44,11 @@ _SETTINGS = {
     "HITHER_LOCATION_TICK_S": "0.05",
     "HITHER_LOCATION_VIEWS_GATHER_S": "0.1",
     "HITHER_LIVE_TICK_S": "0.05",
+    "HITHER_LIVE_AUDIT_EVERY_S": "60",
 }
 """Beside the lives of connections: what is due is looked for more often, so that a test need not wait for it."""
+ALIVE_AS_USUAL = {"HITHER_EDGE_HEARTBEAT_S": "30", "HITHER_SESSIONS_CONNECTION_TTL_S": "65"}
+"""Connections live as they do by default: a jump of a minute ends them, and clients come back."""
 
 
 class Times:
@@ -54,7 +57,8 @@ class Times:
     def __init__(self, data: Path, settings: Mapping[str, str], redis: RedisServer | None) -> None:
         self.clock = ShiftedClock()
         self.data = data
-        self.config = self._configured({**_SETTINGS, **settings})
+        self._settings = {**_SETTINGS, **settings}
+        self.config = self._configured(self._settings)
         self._redis = redis
         self._running: asyncio.Task[None] | None = None
         self.url = ""
@@ -107,23 +111,41 @@ class Times:
         await self.stop()
         await self.start()
 
+    async def places(self, name: str) -> Sequence[FixRow]:
+        """What the history has of a user, or of a live location, oldest first."""
+        async with self._history() as history:
+            return list(await history.read(name, 0, self.clock.now_ms() + 1, _MOST_PLACES))[::-1]
+
     @asynccontextmanager
-    async def history(self) -> AsyncIterator[LocationHistory]:
-        """The history of places, as another process of this Hither has it."""
+    async def _history(self) -> AsyncIterator[LocationHistory]:
+        """As an operator would open it."""
         data, registry = DataDirectory(self.data), EmbeddedRegistry(self.clock)
         health = EngineHealth(self.clock)
         async with open_engines(self.config, data, _NO_MATTER, registry, health, self.clock) as engines:
             yield await engines.history()
 
+    @asynccontextmanager
+    async def set_to(self, settings: Mapping[str, str]) -> AsyncIterator[None]:
+        """Runs with these settings too for the time of the block: it is started again at both ends."""
+        usual = self.config
+        await self.stop()
+        self.config = self._configured({**self._settings, **settings})
+        await self.start()
+        try:
+            yield
+        finally:
+            await self.stop()
+            self.config = usual
+            await self.start()
+
     async def start(self) -> None:
         """Starts it, on the data that there are."""
         ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._running = asyncio.create_task(
-            run_whole(self.config, cast(Callable[[str], None], ready.set_result), clock=self.clock)
-        )
-        await asyncio.wait({self._running, ready}, timeout=_START_S, return_when=asyncio.FIRST_COMPLETED)
-        if self._running.done():
-            await self._running
+        running = self._running = asyncio.create_task(run_whole(self.config, ready.set_result, clock=self.clock))
+        running.add_done_callback(lambda _: ready.cancel())
+        await asyncio.wait({ready}, timeout=_START_S)
+        if running.done():
+            await running
         self.url = await asyncio.wait_for(ready, 0)
         for number in (signal.SIGTERM, signal.SIGINT):  # they are the test run's
             asyncio.get_running_loop().remove_signal_handler(number)

@@ -192,7 +192,9 @@ async def test_a_successor_goes_on_with_the_trail_where_it_was_left(world: World
     assert [fix.lat for fix in view.trail] == [3.0, 4.0, 5.0]
 
 
-async def test_the_newest_point_is_shown_for_hours_by_a_successor_too_and_the_trail_for_ten_minutes(world: World) -> None:
+async def test_the_newest_point_is_shown_for_hours_by_a_successor_too_and_the_trail_for_ten_minutes(
+    world: World,
+) -> None:
     world.sessions.going_on["g.1~a"].expires_at.FromMilliseconds(world.clock.now_ms() + 8 * 3600 * 1000)
     await Desk(world).move(1.0)
     world.clock.advance(5 * 3600)
