@@ -93,8 +93,8 @@ async def test_half_a_minute_of_silence_is_told_and_the_next_point_heals_it(time
             [before] = await watch(his, conversation_id)
             assert his.passed_over("live_location_stale") == []
             times.pass_(seconds=5)
-            stale = await his.next("live_location_stale")
             [after] = await watch(his, conversation_id)
+            stale = await his.next("live_location_stale")
             assert (before.get("stale", False), after["stale"]) == (False, True)
             assert (stale["session_id"], stale["last_seen"]) == (session_id, point["timestamp"])
         await move(hers, session_id, 3.0)

@@ -112,12 +112,15 @@ async def test_a_connection_that_is_back_within_five_seconds_was_never_gone(time
     async with times.http as http:
         bob, ann, carol = await friends(http, "bob", "ann", "carol")
     async with times.line(bob) as his, times.line(carol) as carols:
-        for _ in range(5):
+        await his.next("presence", user_id=carol.user_id, status="ONLINE")
+        for status in ("AWAY", "ONLINE") * 3:
             async with times.line(ann):
                 times.pass_(seconds=3)
                 reported = times.reports()
             await times.reported(since=reported)
+            await says(carols, status)
             times.pass_(seconds=4)
+            await his.next("presence", user_id=carol.user_id, status=status)  # so others were looked at as well
         async with times.line(ann):
             times.pass_(seconds=8)
             await says(carols, "AWAY")
