@@ -22,6 +22,8 @@ from services.ports.location_history import MOST_FIXES, FixRow, LocationHistory
 _PREFIX = "location:"
 _SHOWN_PREFIX = "nearby:"
 _MARK = "location-mark"
+_SHOWN_TTL_S = 24 * 3600.0
+"""It is written when others are near than before, which may be long ago."""
 _MARK_TTL_S = 30 * 24 * 3600.0
 _PUT_BACK_AT_ONCE = 32
 
@@ -140,7 +142,7 @@ class Records:
                 _SHOWN_PREFIX + user_id: location_pb2.ShownFriends(friend_ids=friend_ids).SerializeToString()
                 for user_id, friend_ids in shown.items()
             }
-            await self._cache.set(items, LIFETIME_MS / 1000)
+            await self._cache.set(items, _SHOWN_TTL_S)
 
     async def _lost_ms(self, mark: bytes | None, now_ms: int) -> int:
         """When everything was lost last."""

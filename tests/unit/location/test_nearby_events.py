@@ -393,6 +393,23 @@ async def test_the_next_owner_of_a_viewer_tells_who_went_meanwhile(world: World)
     ]
 
 
+async def test_the_next_owner_knows_also_who_was_near_all_the_time_for_longer_than_a_place_lives(world: World) -> None:
+    before, after = Desk(world), Desk(world)
+    await before.start()
+    await after.start()
+    await world.befriend("ann", "bob")
+    await before.arrive("ann", "bob")
+    await before.pass_time(900, ann=BERLIN, bob=BERLIN)
+    await before.report(pb.ViewerReport(user_id="ann", connection_id=1, edge_id="edge"))
+    await before.share("bob", enabled=False)
+    world.told()
+
+    await after.report(pb.ViewerReport(user_id="ann", connected=True, connection_id=1, edge_id="edge"))
+    await after.settle()
+
+    assert world.told() == [("ann", "bob", STOPPED)]
+
+
 async def test_a_viewer_who_leaves_while_others_are_read_for_ends_nothing(
     desk: Desk, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
