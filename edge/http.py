@@ -7,7 +7,8 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import Protocol
+from typing import Final, Protocol
+from weakref import WeakKeyDictionary
 
 import structlog
 from opentelemetry.trace import SpanKind
@@ -55,14 +56,14 @@ def build_app(
     """The app for everything on the public port that is no WebSocket.
 
     Raises BadRule if the contract has a route that cannot be served. `registry` gets the HTTP metrics and is what
-    /metrics shows; one registry takes one app.
+    /metrics shows; apps of one registry are counted together.
     """
     table = RouteTable(methods().values())
     comments = Comments(contract_files())
     limiter = AddressLimiter(
         settings.public_rate_per_s, settings.public_burst, settings.public_addresses, clock or SystemClock()
     )
-    endpoint = _RestEndpoint(Rest(calls, table, limiter), settings, _Metrics(registry))
+    endpoint = _RestEndpoint(Rest(calls, table, limiter), settings, _metrics_in(registry))
     return Starlette(
         routes=[
             Route("/healthz", _fixed(b'{"status":"alive"}', _JSON)),
@@ -119,6 +120,16 @@ class _Metrics:
         """One request was answered."""
         self._requests.labels(operation, str(status)).inc()
         self._seconds.labels(operation).observe(took_s)
+
+
+_known: Final[WeakKeyDictionary[CollectorRegistry, _Metrics]] = WeakKeyDictionary()
+
+
+def _metrics_in(registry: CollectorRegistry) -> _Metrics:
+    """The registry's: it takes metrics of a name once, and an app may come after another."""
+    if registry not in _known:
+        _known[registry] = _Metrics(registry)
+    return _known[registry]
 
 
 class _RestEndpoint:

@@ -6,7 +6,7 @@ Whatever fails is counted and tried again; connections live and local delivery g
 import asyncio
 import random
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence, Set
 from typing import Final, TypeVar
 
 import structlog
@@ -33,6 +33,11 @@ _MOST_WAITING: Final = 100_000
 """Closed connections that wait to be reported; of more the registry learns when their records run out."""
 _RETRY_S: Final = 5.0
 _REGISTER_AGAIN_S: Final = 1.0
+_LOOK_S: Final = 0.25
+_FORGOTTEN_AFTER: Final = 2
+"""Renewals that a connection may miss before it counts as one that the registry does not know."""
+
+_NOBODY: Final[Set[int]] = frozenset()
 
 Connections = Callable[[], Iterable[sessions_pb2.Connection]]
 
@@ -109,11 +114,12 @@ class Registrar:
     async def _keep_reporting(self) -> None:
         due_s = self._clock.monotonic_s() + self._settings.report_s
         while True:
-            wait_s = max(0.0, due_s - self._clock.monotonic_s())
             try:
-                async with asyncio.timeout(wait_s):
+                async with asyncio.timeout(self._pause_s(due_s)):
                     await self._news.wait()
             except TimeoutError:
+                if self._clock.monotonic_s() < due_s:
+                    continue
                 due_s = self._clock.monotonic_s() + self._settings.report_s
                 for connection in self._connections():
                     self._reports.setdefault(connection.connection_id, _report(connection, connected=True))
@@ -121,10 +127,25 @@ class Registrar:
 
     async def _keep_renewing(self) -> None:
         wait_s = self._settings.renew_s
+        renewed_s = began_s = self._clock.monotonic_s()
         while True:
-            await asyncio.sleep(wait_s * random.uniform(0.9, 1.1))  # noqa: S311 (spreads load, guards nothing)
-            renewed = await _gather([self._renew(chunk) for chunk in self._chunks(self._connections())])
-            wait_s = self._settings.renew_s if all(renewed) else min(_RETRY_S, self._settings.renew_s)
+            due_s = began_s + wait_s * random.uniform(0.9, 1.1)  # noqa: S311 (spreads load, guards nothing)
+            while self._clock.monotonic_s() < due_s:  # noqa: ASYNC110 (nobody tells of the time)
+                await asyncio.sleep(self._pause_s(due_s))
+            began_s = self._clock.monotonic_s()
+            connections = list(self._connections())
+            # If this process stood still, or the registry was away, they may be forgotten there, and were told of nothing.
+            were_forgotten = began_s - renewed_s > _FORGOTTEN_AFTER * self._settings.renew_s
+            forgotten = {one.connection_id for one in connections} if were_forgotten else _NOBODY
+            renewed = await _gather([self._renew(chunk, forgotten) for chunk in self._chunks(connections)])
+            if all(renewed):
+                renewed_s, wait_s = began_s, self._settings.renew_s
+            else:
+                wait_s = min(_RETRY_S, self._settings.renew_s)
+
+    def _pause_s(self, due_s: float) -> float:
+        """How long to wait before looking again whether it is time: a machine that slept has lost more than its timers say."""
+        return min(max(0.0, due_s - self._clock.monotonic_s()), _LOOK_S)
 
     async def _keep_registering(self) -> None:
         while True:
@@ -134,7 +155,7 @@ class Registrar:
                 self._unregistered_news.set()
                 await asyncio.sleep(_REGISTER_AGAIN_S * random.uniform(0.5, 1.5))  # noqa: S311 (spreads load, guards nothing)
 
-    async def _renew(self, connections: Sequence[sessions_pb2.Connection]) -> bool:
+    async def _renew(self, connections: Sequence[sessions_pb2.Connection], forgotten: Set[int] = _NOBODY) -> bool:
         request = sessions_service_pb2.RenewConnectionsRequest(connections=connections)
         try:
             response = await self._sessions.RenewConnections(request, timeout=self._settings.registry_timeout_s)
@@ -144,7 +165,8 @@ class Registrar:
         for connection_id in response.replaced_connection_ids:
             self._replaced(connection_id)
         for connection in connections:
-            if self._unregistered.pop(connection.connection_id, None) is not None:
+            was_unknown = self._unregistered.pop(connection.connection_id, None) is not None
+            if was_unknown or connection.connection_id in forgotten:
                 self._late(connection.connection_id)
         return True
 

@@ -60,7 +60,8 @@ class EdgeSettings:
     close_timeout_s: float = 2.0
     """How long a client may take to answer a close frame, in seconds."""
     renew_s: float = 30.0
-    """How often all connections are renewed in the session registry, in seconds, give or take a tenth."""
+    """How often all connections are renewed in the session registry, in seconds, give or take a tenth; less than half of how long
+    it knows them."""
     report_s: float = 10.0
     """How often the connected devices are reported to presence, in seconds."""
     registry_timeout_s: float = 5.0

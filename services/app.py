@@ -20,7 +20,7 @@ from pathlib import Path
 import structlog
 from prometheus_client import REGISTRY
 
-from discovery.clock import SystemClock
+from discovery.clock import Clock, SystemClock
 from discovery.health import HealthReport
 from discovery.ids import Snowflakes
 from discovery.membership import OtherPartitions
@@ -50,7 +50,7 @@ log = structlog.get_logger(__name__)
 _PARTITIONS_WHOLE = 4
 PARTITIONS_APART = 256
 _PROCESS_TOKEN_S = 3600
-
+_SYSTEM_CLOCK = SystemClock()
 
 Announce = Callable[[str], None]
 """Told once where the process can be reached, when all is ready."""
@@ -58,18 +58,25 @@ Serve = Callable[[Mesh, RpcServer], Awaitable[None]]
 """Opens a process to its callers, and returns when it is time to stop."""
 
 
-async def run_whole(config: Config, announce: Announce, edges: int = 0, config_file: Path | None = None) -> None:
+async def run_whole(
+    config: Config,
+    announce: Announce,
+    edges: int = 0,
+    config_file: Path | None = None,
+    clock: Clock = _SYSTEM_CLOCK,
+) -> None:
     """Runs everything until SIGTERM or SIGINT, then drains. `announce` gets the public URL.
 
     With `edges`, that many processes beside this one are the edge, and this one serves them the registry; they read the same
-    environment, and `config_file`.
+    environment, and `config_file`. `clock` is what services, edge and embedded engines go by; the mesh and its leases always go
+    by the machine's.
 
     Raises ConfigError for settings that are not safe, DataDirectoryBusy if another process holds the data, and whatever
     ended a part that should have gone on.
     """
     data = DataDirectory(Path(config.process.data))
     with data.exclusively():
-        process = _Process(config, data, config.process.partitions or data.partitions() or _PARTITIONS_WHOLE)
+        process = _Process(config, data, config.process.partitions or data.partitions() or _PARTITIONS_WHOLE, clock)
         _refuse_plaintext_off_loopback(config)
         front = partial(process.serve_with_edges, edges, config_file) if edges else process.serve_with_edge
         await process.run(NAMES, partial(front, announce))
@@ -106,17 +113,17 @@ def _apart(config: Config) -> "_Process":
             "mesh: processes that run apart find each other in a registry: say --registry etcd://HOST:PORT"
         )
     data = DataDirectory(Path(config.process.data))
-    return _Process(config, data, config.process.partitions or data.partitions() or PARTITIONS_APART)
+    return _Process(config, data, config.process.partitions or data.partitions() or PARTITIONS_APART, _SYSTEM_CLOCK)
 
 
 class _Process:
     """Some services, an edge, or both, in one process."""
 
-    def __init__(self, config: Config, data: DataDirectory, partitions: int) -> None:
+    def __init__(self, config: Config, data: DataDirectory, partitions: int, clock: Clock) -> None:
         self._config = config
         self._data = data
         self._partitions = partitions
-        self._clock = SystemClock()
+        self._clock = clock
         self._verifier = TokenVerifier(data.keys.verify_pem, data.cluster, self._clock)
         self._services: dict[str, Service] = {}
         self._engine_health = EngineHealth(self._clock)
@@ -140,8 +147,8 @@ class _Process:
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         log.info("starting", version=version("hither"), cluster=data.cluster, settings=config.shown())
         async with (
-            open_registry(config.mesh, data.cluster, self._clock, self._token, self._credentials) as registry,
-            open_engines(config, data, self._partitions, registry, self._engine_health) as engines,
+            open_registry(config.mesh, data.cluster, _SYSTEM_CLOCK, self._token, self._credentials) as registry,
+            open_engines(config, data, self._partitions, registry, self._engine_health, self._clock) as engines,
             self._joined(names, registry) as mesh,
         ):
             snowflakes = Snowflakes(mesh.instance_number, self._clock)
@@ -268,7 +275,7 @@ class _Process:
             Dispatcher(),
             partitions=self._partitions,
             service_name=_kind(names),
-            clock=self._clock,
+            clock=_SYSTEM_CLOCK,
             token=self._token,
             credentials=self._credentials,
             version=version("hither"),
@@ -321,7 +328,7 @@ def _edge_id(mesh: Mesh) -> str:
 class ProcessToken:
     """The SERVICE token with which a process calls others: one for an hour, a new one when half of it is over."""
 
-    def __init__(self, issuer: TokenIssuer, clock: SystemClock) -> None:
+    def __init__(self, issuer: TokenIssuer, clock: Clock) -> None:
         self._issuer = issuer
         self._clock = clock
         self._token = ""

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Protocol, TypeVar, cast
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from discovery.clock import SystemClock
+from discovery.clock import Clock, SystemClock
 from discovery.registry.port import Registry
 from services.config import Config, ConfigError
 from services.data_directory import DataDirectory
@@ -27,6 +27,7 @@ from services.ports.view_log import ViewLog
 from services.storage.access import Access, AccessRefused, believing
 
 EMBEDDED = "embedded"
+_SYSTEM_CLOCK = SystemClock()
 _AS_DEVICES = "devices"
 REGISTRY = "registry"
 """The servers that the registry names."""
@@ -56,6 +57,7 @@ class Engines:
         registry: Registry,
         health: EngineHealth,
         stack: AsyncExitStack,
+        clock: Clock,
     ) -> None:
         self._urls = config.engines
         self._cache_keys = config.process.cache_keys
@@ -64,6 +66,7 @@ class Engines:
         self._registry = registry
         self._health = health
         self._stack = stack
+        self._clock = clock
         self._opened: dict[str, _Closable] = {}
 
     async def log(self) -> Log:
@@ -152,7 +155,7 @@ class Engines:
         if url == EMBEDDED:
             from services.storage.sqlite.history import SqliteLocationHistory
 
-            return await SqliteLocationHistory.open(self._data.database("history"), SystemClock())
+            return await SqliteLocationHistory.open(self._data.database("history"), self._clock)
         from services.storage.cassandra.history import CassandraLocationHistory
 
         parts = _split("history", url, "cassandra")
@@ -161,14 +164,14 @@ class Engines:
             hosts, port = parts.hosts_of_one_port()
             replication, access = parts.replication(), parts.access()
             return await CassandraLocationHistory.open(
-                hosts, port, parts.path, SystemClock(), replication=replication, access=access
+                hosts, port, parts.path, self._clock, replication=replication, access=access
             )
 
     async def _open_view_log(self, url: str) -> ViewLog:
         if url == EMBEDDED:
             from services.storage.sqlite.views import SqliteViewLog
 
-            return await SqliteViewLog.open(self._data.database("views"), SystemClock())
+            return await SqliteViewLog.open(self._data.database("views"), self._clock)
         from services.storage.cassandra.views import CassandraViewLog
 
         parts = _split("history", url, "cassandra")
@@ -177,7 +180,7 @@ class Engines:
             hosts, port = parts.hosts_of_one_port()
             replication, access = parts.replication(), parts.access()
             return await CassandraViewLog.open(
-                hosts, port, parts.path, SystemClock(), replication=replication, access=access
+                hosts, port, parts.path, self._clock, replication=replication, access=access
             )
 
     async def _open_devices(self, url: str) -> DeviceStore:
@@ -235,7 +238,7 @@ class Engines:
         if url == EMBEDDED:
             from services.storage.memory.cache import MemoryCache
 
-            return MemoryCache(SystemClock(), self._cache_keys)
+            return MemoryCache(self._clock, self._cache_keys)
         from services.storage.redis.cache import RedisCache
 
         _split("cache", url, *_REDIS, "redis+cluster", "rediss+cluster")
@@ -345,8 +348,15 @@ def _refused(engine: str) -> Iterator[None]:
 
 @asynccontextmanager
 async def open_engines(
-    config: Config, data: DataDirectory, partitions: int, registry: Registry, health: EngineHealth
+    config: Config,
+    data: DataDirectory,
+    partitions: int,
+    registry: Registry,
+    health: EngineHealth,
+    clock: Clock = _SYSTEM_CLOCK,
 ) -> AsyncIterator[Engines]:
-    """The engines of a process, for the time of the block; `health` watches over them. Some find their servers in the registry."""
+    """The engines of a process, for the time of the block; `health` watches over them. Some find their servers in the registry, and
+    some go by the clock: servers run down what lives for a time by their own.
+    """
     async with AsyncExitStack() as stack:
-        yield Engines(config, data, partitions, registry, health, stack)
+        yield Engines(config, data, partitions, registry, health, stack, clock)

@@ -1,7 +1,8 @@
 """What live locations have in the Cache: the points of each session, and who watches, so that a new owner knows both at once.
 
 Points are a map with a field for each, numbered around, so that a point costs one write, the oldest gives way to the newest,
-and each runs out by itself. Ciphertexts and places alike are bytes here: nothing is logged of them.
+and each runs out by itself: with its session, as the newest is shown for that long, however old it is by then. Who shows more of
+them looks at their times. Ciphertexts and places alike are bytes here: nothing is logged of them.
 """
 
 import asyncio
@@ -30,11 +31,12 @@ class LiveCache:
         self._cache = cache
         self._settings = settings
 
-    async def put_point(self, session_id: str, number: int, fix: Fix) -> None:
-        """Keeps the point, in the place of the one that has the number's remainder."""
+    async def put_point(self, session_id: str, number: int, fix: Fix, left_s: float) -> None:
+        """Keeps the point, in the place of the one that has the number's remainder. `left_s`: how long its session goes on."""
         field = str(number % self._settings.trail_points)
+        ttl_s = max(left_s, self._settings.trail_s)
         async with self._in_time():
-            await self._cache.put_field(_points(session_id), field, fix.SerializeToString(), self._settings.trail_s)
+            await self._cache.put_field(_points(session_id), field, fix.SerializeToString(), ttl_s)
 
     async def points(self, session_ids: Sequence[str]) -> list[list[tuple[int, Fix]]]:
         """The points of each session that are kept, oldest first, each with its number's remainder."""

@@ -80,8 +80,9 @@ class LiveLocations:
         _check_kind(shared, fix)
         members = await self._members.of(shared.conversation_id, user_id)
         number = shared.next_number()
-        fix.timestamp.FromMilliseconds(self._clock.now_ms())
-        await self._cache.put_point(session_id, number, fix)
+        now_ms = self._clock.now_ms()
+        fix.timestamp.FromMilliseconds(now_ms)
+        await self._cache.put_point(session_id, number, fix, (shared.expires_ms - now_ms) / 1000)
         if shared.is_over:  # it ended meanwhile, and its points were forgotten before this one was kept
             await self._cache.forget_points(session_id)
             raise LiveLocationEnded("The live location has ended.")
@@ -102,10 +103,9 @@ class LiveLocations:
             _log.warning("live.without_trails", reason=error.reason)
             trails = [[] for _ in shares]
         share_bytes = self._settings.trail_bytes // max(1, len(shares))
-        return [
-            self._view(shared, _newest([fix for _, fix in trail], share_bytes))
-            for shared, trail in zip(shares, trails, strict=True)
-        ]
+        after_ms = self._clock.now_ms() - round(self._settings.trail_s * 1000)
+        recent = ([fix for _, fix in trail if fix.timestamp.ToMilliseconds() > after_ms] for trail in trails)
+        return [self._view(shared, _newest(trail, share_bytes)) for shared, trail in zip(shares, recent, strict=True)]
 
     async def end(self, session_id: str, reason: EndReason.ValueType) -> None:
         """The live location has ended: its points are forgotten and its viewers told. May be repeated."""

@@ -12,13 +12,15 @@ class LiveSettings:
     stale_s: float = 30.0
     """How long after its newest point a live location counts as stale."""
     trail_s: float = 600.0
-    """How long a point is kept."""
+    """How old the points of a trail may be. The newest one is shown for as long as its live location goes on."""
     trail_points: int = 100
-    """Points that are kept of a live location: 1 to 200."""
+    """Points that are kept of a live location, until it ends: 1 to 200."""
     trail_bytes: int = 262_144
     """What all trails of one answer weigh together at most; each live location has an equal share, and the newest points go first."""
     watch_lease_s: float = 120.0
     """How long a device counts as watching before it is looked whether its connection still lives."""
+    watch_doubt_s: float = 40.0
+    """How long it counts so when the registry does not know the connection: an edge takes so long to renew all of its own."""
     recheck_s: float = 60.0
     """How long a viewer's leaving of a conversation can go unnoticed when its announcement was lost."""
     members_stale_s: float = 300.0

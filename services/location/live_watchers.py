@@ -44,6 +44,7 @@ class Watchers:
         self._until_s: dict[Watcher, float] = {}
         self._ends: list[tuple[float, int, Watcher]] = []
         self._entries = count()
+        self._doubted: set[Watcher] = set()
 
     def __len__(self) -> int:
         return len(self._until_s)
@@ -91,13 +92,23 @@ class Watchers:
     def renew(self, watcher: Watcher, until_s: float) -> None:
         """Gives a watcher that over() named another lease, if it still watches."""
         if watcher in self._until_s:
+            self._doubted.discard(watcher)
             self._until_s[watcher] = until_s
             heapq.heappush(self._ends, (until_s, next(self._entries), watcher))
+
+    def doubt(self, watcher: Watcher, until_s: float) -> bool:
+        """Gives it another lease, once: False if it was doubted already and not renewed since."""
+        if watcher in self._doubted:
+            return False
+        self.renew(watcher, until_s)
+        self._doubted.add(watcher)
+        return True
 
     def drop(self, watcher: Watcher) -> bool:
         """The device does not watch any more by this connection; tells whether it did."""
         if self._until_s.pop(watcher, None) is None:
             return False
+        self._doubted.discard(watcher)
         its = self._conversations[watcher.conversation_id]
         del its[watcher.user_id, watcher.device_id]
         if not its:

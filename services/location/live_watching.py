@@ -111,7 +111,13 @@ class LiveWatching:
         if connection == watcher.connection():
             self._watchers.renew(watcher, self._lease_s())
             await self._record(watcher)
-        elif self._watchers.drop(watcher):
+            return
+        # The registry knows nobody whom an edge could not renew in time, as after a sleep of either.
+        if connection is None and self._watchers.doubt(
+            watcher, self._clock.monotonic_s() + self._settings.watch_doubt_s
+        ):
+            return
+        if self._watchers.drop(watcher):
             await self._erase(watcher)
 
     def _check_room(self, watcher: Watcher) -> None:

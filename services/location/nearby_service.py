@@ -61,6 +61,7 @@ class Nearby:
         self.view_log = view_log
         self._directory = mesh.stub(DirectoryServiceStub)
         self._viewers = Viewers(settings.viewer_lifetime_s, settings.most_viewers)
+        self._expired_s = clock.monotonic_s()
         self._rules = KnownRules(privacy, settings.engine_timeout_s)
         records = Records(cache, history, clock)
         names = Names(self._names_of, clock, settings.most_names, settings.names_s)
@@ -143,7 +144,11 @@ class Nearby:
             self._expire_viewers()
 
     def _expire_viewers(self) -> None:
-        for user_id in self._viewers.expire(self._clock.monotonic_s()):
+        now_s = self._clock.monotonic_s()
+        if now_s - self._expired_s > self.settings.viewer_lifetime_s / 2:
+            self._viewers.forgive(now_s)  # this process stood still, and nobody could report anything to it
+        self._expired_s = now_s
+        for user_id in self._viewers.expire(now_s):
             self._left(user_id)
 
     async def _follow_ownership(self) -> None:

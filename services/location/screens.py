@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 from discovery.clock import Clock
 from hither.location.v1.location_pb2 import ShownFriends
-from services.location.plausibility import LIFETIME_MS
 from services.ports.cache import Cache
 
 UNSURE_MS = 60_000
 """By then an edge has found out that a connection is broken: a client that misses two heartbeats is disconnected."""
-_FRESH_MS = LIFETIME_MS // 3
+_TTL_S = 24 * 3600.0
+_FRESH_MS = 3600_000
 _PREFIX = "nearby:"
 _AT_ONCE = 32
 _SPARE = 64
@@ -120,7 +120,7 @@ class Screens:
             kept = self._kept[user_id]
             wanted = friend_ids | others
             value = ShownFriends(friend_ids=sorted(wanted)).SerializeToString()
-            if await self._cache.compare_and_set(_PREFIX + user_id, kept.value, value, LIFETIME_MS / 1000):
+            if await self._cache.compare_and_set(_PREFIX + user_id, kept.value, value, _TTL_S):
                 self._kept[user_id] = _Kept(value, wanted, self._clock.now_ms())
                 return others
             others |= (await self.look([user_id]))[user_id]

@@ -80,6 +80,11 @@ class Viewers:
             if user_id in self._links
         }
 
+    def forgive(self, now_s: float) -> None:
+        """Nothing could be reported for a while: every connection has its whole lifetime again."""
+        for key in self._ends:
+            self._ends[key] = now_s + self._lifetime_s
+
     def users(self) -> list[str]:
         """Who is here."""
         return list(self._links)

@@ -24,6 +24,8 @@ from services.sessions.settings import SessionsSettings
 _PAGE = 500
 _PURGED_AT_ONCE = 1_000
 _PURGE_EVERY_S = 60.0
+_LOOK_S = 0.5
+"""After which it is looked whether something is due, whatever was to be the next: the wall clock may jump, and machines sleep."""
 
 Tend = Callable[[str], Awaitable[int | None]]
 """Takes a session its next step; answers when the one after it is due, in milliseconds since 1970, if ever."""
@@ -203,9 +205,9 @@ class LiveKeeper:
         if self._unread:
             return self._settings.live_retry_s
         if not self._due:
-            return _PURGE_EVERY_S
+            return _LOOK_S
         wait_s = (self._due[0][0] - self._clock.now_ms()) / 1000
-        return min(max(wait_s, 0.0), _PURGE_EVERY_S)
+        return min(max(wait_s, 0.0), _LOOK_S)
 
     def _forget(self, session_id: str) -> None:
         del self._at[session_id]

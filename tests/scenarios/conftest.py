@@ -5,6 +5,7 @@ One Hither of each kind serves all scenarios that leave it running; a scenario t
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -14,6 +15,8 @@ import pytest_asyncio
 from tests.support.apart import TWO_OF_EACH, Servers, running_cluster
 from tests.support.people import WAIT_S
 from tests.support.runner import Hither, StartHither, running_hither
+from tests.support.servers.redis import RedisServer
+from tests.support.times import Times, running_times
 
 
 @pytest.fixture(scope="session", params=["whole", "apart"])
@@ -44,3 +47,19 @@ async def hither(
 async def http(hither: Hither) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(base_url=hither.url, timeout=WAIT_S) as client:
         yield client
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session", params=["embedded", "servers"])
+async def times(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Times]:
+    """The whole of Hither in this process, by a clock that tests move. Of the session's loop, as tests that use it must be."""
+    data = tmp_path_factory.mktemp("times") / "data"
+    if request.param == "embedded":
+        async with running_times(data) as started:
+            yield started
+        return
+    servers: Servers = request.getfixturevalue("servers")
+    redis: RedisServer = request.getfixturevalue("redis_server")  # may be emptied
+    redis.ask("FLUSHALL")
+    own = replace(servers, redis=redis)
+    async with running_times(data, own.settings(), redis) as started:
+        yield started

@@ -1,4 +1,6 @@
-"""A clock that tests own."""
+"""Clocks that tests own."""
+
+from discovery.clock import SystemClock
 
 
 class ManualClock:
@@ -19,3 +21,23 @@ class ManualClock:
     def advance(self, seconds: float) -> None:
         """Moves time forward."""
         self._elapsed_s += seconds
+
+
+class ShiftedClock:
+    """The machine's clocks, as far ahead as it was told: for servers that live through days in a moment."""
+
+    def __init__(self) -> None:
+        self._machine = SystemClock()
+        self._ahead_s = 0.0
+
+    def now_ms(self) -> int:
+        """See discovery.clock.Clock."""
+        return self._machine.now_ms() + round(self._ahead_s * 1000)
+
+    def monotonic_s(self) -> float:
+        """See discovery.clock.Clock."""
+        return self._machine.monotonic_s() + self._ahead_s
+
+    def advance(self, seconds: float) -> None:
+        """Moves time forward."""
+        self._ahead_s += seconds

@@ -2,12 +2,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from discovery.clock import SystemClock
 from discovery.errors import Unavailable
 from edge.metrics import EdgeMetrics
 from edge.registrar import Registrar
 from edge.settings import EdgeSettings
 from hither.sessions.v1 import sessions_pb2, sessions_service_pb2
+from tests.support.clock import ShiftedClock
 from tests.support.fake_mesh import FakeMesh
 
 
@@ -22,6 +22,7 @@ class Desk:
 
     def __init__(self, **settings: float) -> None:
         self.mesh = FakeMesh()
+        self.clock = ShiftedClock()
         self.metrics = EdgeMetrics()
         self.open: list[sessions_pb2.Connection] = []
         self.replaced: list[int] = []
@@ -30,7 +31,7 @@ class Desk:
             self.mesh.as_mesh(),
             EdgeSettings(**settings),  # type: ignore[arg-type]  # the numbers that a test names
             self.metrics,
-            SystemClock(),
+            self.clock,
             lambda: self.open,
             self.replaced.append,
             self.late.put_nowait,
@@ -103,6 +104,20 @@ async def test_open_connections_are_renewed_again_and_again() -> None:
     async with desk.at_work():
         made = await desk.mesh.until("RenewConnections", 3)
     assert [one.connection_id for one in made[2].request.connections] == [1, 2]
+
+
+async def test_after_a_sleep_all_are_renewed_at_once_and_look_again_for_what_nobody_told_them() -> None:
+    desk = Desk()
+    desk.open = [connection(1), connection(2)]
+    async with desk.at_work():
+        desk.registrar.opened(connection(2), registered=True)
+        await desk.mesh.until("ReportDevices")
+        desk.clock.advance(34)
+        await desk.mesh.until("RenewConnections")
+        assert desk.late.empty()
+        desk.clock.advance(70)
+        async with asyncio.timeout(10):
+            assert {await desk.late.get(), await desk.late.get()} == {1, 2}
 
 
 async def test_a_replaced_connection_is_closed() -> None:

@@ -192,6 +192,32 @@ async def test_a_successor_goes_on_with_the_trail_where_it_was_left(world: World
     assert [fix.lat for fix in view.trail] == [3.0, 4.0, 5.0]
 
 
+async def test_the_newest_point_is_shown_for_hours_by_a_successor_too_and_the_trail_for_ten_minutes(
+    world: World,
+) -> None:
+    world.sessions.going_on["g.1~a"].expires_at.FromMilliseconds(world.clock.now_ms() + 8 * 3600 * 1000)
+    await Desk(world).move(1.0)
+    world.clock.advance(5 * 3600)
+
+    [view] = await Desk(world).watch("ben")
+
+    assert (view.latest.lat, view.stale, list(view.trail)) == (1.0, True, [])
+
+
+async def test_the_trail_ends_after_ten_minutes_also_where_the_cache_keeps_points_for_longer(
+    desk: Desk, world: World
+) -> None:
+    await desk.move(1.0)
+    world.clock.advance(599)
+    await desk.move(2.0)
+    [before] = await desk.watch("ben")
+    world.clock.advance(1)
+    [after] = await desk.watch("ben")
+
+    assert [fix.lat for fix in before.trail] == [1.0, 2.0]
+    assert [fix.lat for fix in after.trail] == [2.0]
+
+
 async def test_without_the_cache_points_are_refused_and_sessions_go_on_when_it_is_back(world: World) -> None:
     cache = AwayCache(world.clock)
     world.cache = cache

@@ -155,11 +155,25 @@ async def test_a_silent_watcher_whose_connection_is_gone_is_forgotten_when_its_l
     await desk.watch("ben")
     desk.world.sessions.disconnect("ben")
 
-    await desk.wait(119)
+    await desk.wait(121)
+    await desk.wait(38)
     assert len(desk.live._watchers) == 1
-    await desk.wait(2)
+    await desk.wait(3)
 
     assert len(desk.live._watchers) == 0
+
+
+async def test_a_watcher_whom_the_registry_has_lost_for_a_moment_watches_on(desk: Desk) -> None:
+    await desk.watch("ben")
+    for _ in range(2):
+        desk.world.sessions.disconnect("ben")
+        await desk.wait(121)
+        desk.world.sessions.connect("ben", BEN)
+        await desk.wait(41)
+
+    await desk.move(1.0)
+
+    assert desk.lats() == [1.0]
 
 
 async def test_a_lease_that_was_renewed_comes_to_its_end_too(desk: Desk) -> None:
@@ -168,6 +182,7 @@ async def test_a_lease_that_was_renewed_comes_to_its_end_too(desk: Desk) -> None
     desk.world.sessions.disconnect("ben")
 
     await desk.wait(121)
+    await desk.wait(41)
 
     assert len(desk.live._watchers) == 0
 

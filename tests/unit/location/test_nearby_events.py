@@ -356,8 +356,9 @@ async def test_a_viewer_who_is_not_reported_any_more_is_told_nothing(desk: Desk,
     await world.befriend("ann", "bob")
     await desk.arrive("ann", "bob")
 
-    world.clock.advance(30)
-    await desk.settle()
+    for _ in range(3):
+        world.clock.advance(10)
+        await desk.settle()
     await desk.move("bob", NEAR)
     await desk.settle()
 
@@ -416,6 +417,29 @@ async def take_over(world: World, after: Desk) -> None:
     for _ in range(2):
         await after.report(report)
         await after.settle()
+
+
+async def test_a_process_that_stood_still_forgets_no_viewer_whose_edge_could_not_report_meanwhile(
+    desk: Desk, world: World
+) -> None:
+    await world.befriend("ann", "bob")
+    await desk.arrive("ann", "bob")
+    world.clock.advance(3600)
+    await desk.settle()
+
+    assert world.told() == [("ann", "bob", EXPIRED), ("bob", "ann", EXPIRED)]
+
+
+async def test_the_next_owner_knows_also_who_was_near_all_the_time_for_longer_than_a_place_lives(world: World) -> None:
+    before, after = await owners_of_ann(world)
+    await before.pass_time(900, ann=BERLIN, bob=BERLIN)
+    await before.report(pb.ViewerReport(user_id="ann", connection_id=1, edge_id="edge"))
+    await before.share("bob", enabled=False)
+    world.told()
+
+    await take_over(world, after)
+
+    assert world.told() == [("ann", "bob", STOPPED)]
 
 
 async def test_the_next_owner_tells_again_what_did_not_arrive(world: World) -> None:
