@@ -4,7 +4,6 @@ in a turn of the loop. A bug that one connection meets ends that connection, not
 
 import asyncio
 import heapq
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
@@ -68,7 +67,7 @@ class Hub:
         self._metrics = metrics
         self._clock = clock
         self._members: dict[int, Member] = {}
-        self._ids = itertools.count(clock.now_ms() << _ID_SHIFT)
+        self._last_id = 0
         self._due: list[tuple[float, int]] = []
         self._dirty: list[Member] = []
         self._writes: list[_Write] = []
@@ -79,8 +78,11 @@ class Hub:
     # --- who is here ---
 
     def next_id(self) -> int:
-        """A connection id that no connection of this edge has had, also before a restart."""
-        return next(self._ids)
+        """A number for a connection that begins now: higher than all of this edge before, also before a restart, as long as its clock
+        does not go back further than it was down. See Connection in the contract.
+        """
+        self._last_id = max(self._last_id + 1, self._clock.now_ms() << _ID_SHIFT)
+        return self._last_id
 
     def add(self, member: Member) -> None:
         """The connection can be delivered to from now on."""
@@ -101,6 +103,14 @@ class Hub:
         for member in self.members:
             if member.session.is_open and (connection := member.session.connection) is not None:
                 yield connection
+
+    def late(self, connection_id: int) -> None:
+        """The registry knows the connection only now: what came into the inbox before was told to nobody."""
+        member = self._members.get(connection_id)
+        if member is not None:
+            member.session.look_again(self._clock.monotonic_s())
+            member.pump()
+            self.reschedule(member)
 
     def evict(self, connection_id: int, code: int, reason: str) -> None:
         """Closes a connection, if it is here."""

@@ -56,6 +56,7 @@ class Recovery:
         self._wait_s = settings.sync_retry_s
         self._recheck_s: float | None = None
         self._progress = True
+        self._again = False
 
     def arrive(self, pos: int) -> Verdict:
         """A live event with a place is here. After SEND it counts as sent."""
@@ -90,9 +91,15 @@ class Recovery:
         """Whether another page may bring what was announced: the last one brought something, or was read before the news."""
         return self._progress or self._announced > self._known_when_asked
 
+    def look_again(self) -> None:
+        """Events may have come that nobody was told of: reads on from where the client is, also after a page that is on its way."""
+        self._again = self._asking
+        self._begin()
+
     def asked(self) -> None:
         """The page after `pos` is on its way."""
         self._asking = True
+        self._again = False
         self._known_when_asked = self._announced
 
     def take_page(self, page: messaging_service_pb2.SyncInboxResponse) -> None:
@@ -100,7 +107,7 @@ class Recovery:
         self._asking = False
         self._wait_s = self._settings.sync_retry_s
         self._page.extend(page.events)
-        self._must_ask = page.more
+        self._must_ask = page.more or self._again
         self._progress = page.next_pos > self.pos
 
     def fail(self, now_s: float) -> None:

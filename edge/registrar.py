@@ -32,12 +32,15 @@ _AT_ONCE: Final = 8
 _MOST_WAITING: Final = 100_000
 """Closed connections that wait to be reported; of more the registry learns when their records run out."""
 _RETRY_S: Final = 5.0
+_REGISTER_AGAIN_S: Final = 1.0
 
 Connections = Callable[[], Iterable[sessions_pb2.Connection]]
 
 
 class Registrar:
-    """See the module. `connections` gives the open connections; `replaced` is told which of them are not wanted any more."""
+    """See the module. `connections` gives the open connections; `replaced` is told which of them are not wanted any more, and
+    `late` which of those that were open without the registry it knows now.
+    """
 
     def __init__(
         self,
@@ -47,6 +50,7 @@ class Registrar:
         clock: Clock,
         connections: Connections,
         replaced: Callable[[int], None],
+        late: Callable[[int], None],
     ) -> None:
         self._mesh = mesh
         self._settings = settings
@@ -54,21 +58,28 @@ class Registrar:
         self._clock = clock
         self._connections = connections
         self._replaced = replaced
+        self._late = late
         self._sessions = mesh.stub(SessionsServiceStub)
         self._presence = mesh.stub(PresenceServiceStub)
         self._location = mesh.stub(LocationServiceStub)
         self._reports: dict[int, presence_service_pb2.DeviceReport] = {}
         self._removals: dict[int, sessions_pb2.Connection] = {}
+        self._unregistered: dict[int, sessions_pb2.Connection] = {}
+        self._unregistered_news = asyncio.Event()
         self._news = asyncio.Event()
         self._settling = asyncio.Lock()
 
-    def opened(self, connection: sessions_pb2.Connection) -> None:
-        """The connection is open (and registered, if the registry could be reached)."""
+    def opened(self, connection: sessions_pb2.Connection, *, registered: bool) -> None:
+        """The connection is open: one that the registry could not be told of is renewed until it knows it."""
+        if not registered:
+            self._unregistered[connection.connection_id] = connection
+            self._unregistered_news.set()
         self._reports[connection.connection_id] = _report(connection, connected=True)
         self._news.set()
 
     def closed(self, connection: sessions_pb2.Connection) -> None:
         """The connection is gone."""
+        self._unregistered.pop(connection.connection_id, None)
         if len(self._removals) >= _MOST_WAITING:
             return
         self._reports[connection.connection_id] = _report(connection, connected=False)
@@ -79,6 +90,7 @@ class Registrar:
         """Works until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._keep_renewing(), name="edge renewals")
+            group.create_task(self._keep_registering(), name="edge registrations")
             group.create_task(self._keep_reporting(), name="edge reports")
 
     async def settle(self) -> None:
@@ -114,6 +126,14 @@ class Registrar:
             renewed = await _gather([self._renew(chunk) for chunk in self._chunks(self._connections())])
             wait_s = self._settings.renew_s if all(renewed) else min(_RETRY_S, self._settings.renew_s)
 
+    async def _keep_registering(self) -> None:
+        while True:
+            await self._unregistered_news.wait()
+            self._unregistered_news.clear()
+            if not all(await _gather([self._renew(chunk) for chunk in self._chunks(self._unregistered.values())])):
+                self._unregistered_news.set()
+                await asyncio.sleep(_REGISTER_AGAIN_S * random.uniform(0.5, 1.5))  # noqa: S311 (spreads load, guards nothing)
+
     async def _renew(self, connections: Sequence[sessions_pb2.Connection]) -> bool:
         request = sessions_service_pb2.RenewConnectionsRequest(connections=connections)
         try:
@@ -123,6 +143,9 @@ class Registrar:
             return False
         for connection_id in response.replaced_connection_ids:
             self._replaced(connection_id)
+        for connection in connections:
+            if self._unregistered.pop(connection.connection_id, None) is not None:
+                self._late(connection.connection_id)
         return True
 
     async def _remove(self, connections: Sequence[sessions_pb2.Connection]) -> bool:

@@ -57,7 +57,7 @@ class EdgeServer:
         self._hub = Hub(settings, self.metrics, clock)
         self._relay = Relay(gateway, settings.edge_calls_in_flight)
         self._registrar = Registrar(
-            gateway.mesh, settings, self.metrics, clock, self._hub.open_connections, self._replaced
+            gateway.mesh, settings, self.metrics, clock, self._hub.open_connections, self._replaced, self._hub.late
         )
         shell = Shell(settings, self.metrics, clock, self._hub, self._relay, self._registrar)
         most = affordable_connections(settings)

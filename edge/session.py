@@ -122,6 +122,8 @@ class Session:
         self._early: deque[bytes] = deque()
         self._early_bytes = 0
         self._in_flight = 0
+        self.registered = False
+        """Whether the registry has taken the connection. One that is open without it is to be renewed soon."""
         self._given_cursor: int | None = None
         self._synced = False
         self._draining = False
@@ -206,6 +208,7 @@ class Session:
                 self._send(call.spec.reply, call.id, response)
         elif call.purpose is Purpose.REGISTER:
             assert isinstance(response, sessions_service_pb2.RegisterConnectionResponse)  # the method's response
+            self.registered = True
             self._registered(response.cursor if self._given_cursor is None else self._given_cursor, now_s)
         else:
             assert isinstance(response, messaging_service_pb2.SyncInboxResponse)  # the method's response
@@ -241,6 +244,12 @@ class Session:
         put = self.outbox.put(event.at(pos), "" if pos else conflation_key)
         if put is not _QUEUED:
             self._account(put)
+
+    def look_again(self, now_s: float) -> None:
+        """Events of the inbox may have come that the connection was not told of."""
+        if self.phase is _OPEN:
+            self._recovery.look_again()
+            self._recover(now_s)
 
     def evict(self, code: int, reason: str) -> None:
         """The mesh wants the connection closed."""

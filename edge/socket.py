@@ -29,8 +29,8 @@ _NORMAL: Final = 1000
 _BROKEN: Final = 1006
 _REASON_BYTES: Final = 123
 _ABANDONED_S: Final = 0.005
-"""Within this the end of a connection shows whose client gave up before it was accepted: it must not take its device away from the
-connection that the client has made since."""
+"""Within this the end of a connection shows whose client gave up while it waited to be accepted. It seems newer than it is, and
+would take its device from the connection that the client has made since."""
 _DISCARD_BYTES: Final = 16 * 1024 * 1024
 """What is read and thrown away of a client that was cut off in the middle of a message."""
 
@@ -194,7 +194,7 @@ class ClientSocket(WSListener):
             self._call()
         if not self._open and session.is_open and (connection := session.connection) is not None:
             self._open = True
-            self._shell.registrar.opened(connection)
+            self._shell.registrar.opened(connection, registered=session.registered)
             self._shell.hub.reschedule(self)
         if not self.flushing and not self._close_code and (session.outbox.waiting_bytes or session.closing is not None):
             self.flushing = True
@@ -305,7 +305,7 @@ class ClientSocket(WSListener):
         if self._timer is not None:
             self._timer.cancel()
         if self._registering is not None:
-            self._registering.cancel()  # or it would be tried again, and take the device from its next connection
+            self._registering.cancel()  # or it would be tried again, and the record of nobody be kept until it runs out
         self._shell.metrics.closes[self._close_code or _BROKEN] += 1
         self.session.evict(_BROKEN, "gone")
         self._shell.hub.remove(self)

@@ -1,5 +1,9 @@
 """What connecting, staying and going mean for a device: one live connection each, the newest one.
 
+Which is the newest, the connections' numbers say, and not the order in which their edges get to say so: an attempt that the client
+has given up may come late, after its next one, and a record may be of an edge that was killed. Edges whose clocks differ
+make a device that moves wait for the difference, at most: its connection is refused, and the client comes back.
+
 Everything about one user happens one after the other here (`_one_by_one`), because the registry cannot compare and set:
 else a renewal could put back a connection that was replaced while it looked. Two instances that own the user at the same
 time for a moment may still do that; the next renewal of the newer connection's edge finds out.
@@ -18,7 +22,7 @@ from weakref import WeakValueDictionary
 from discovery.clock import Clock
 from hither.sessions.v1.sessions_pb2 import Connection
 from services.ports.device_store import DeviceStore
-from services.sessions.errors import NoSuchDevice, TooManyDevices
+from services.sessions.errors import NoSuchDevice, Superseded, TooManyDevices
 from services.sessions.evictions import Evictions
 from services.sessions.registry import ConnectionRegistry
 from services.sessions.settings import SessionsSettings
@@ -52,7 +56,8 @@ class Connections:
     async def register(self, connection: Connection) -> int:
         """Makes the connection its device's and evicts the one before; returns the device's cursor, zero for a new device.
 
-        Again with the same connection it renews it. Raises TooManyDevices; then nothing has changed.
+        Again with the same connection it renews it. Raises TooManyDevices, or Superseded by a newer connection; then no connection
+        has changed.
         """
         user_id, device_id = connection.user_id, connection.device_id
         async with self._one_by_one(user_id):
@@ -61,6 +66,8 @@ class Connections:
                 raise TooManyDevices(f"A user has at most {self._settings.most_devices} devices; remove one.")
             # One that is not known now, its edge learns at its next renewal that it was replaced.
             before = (await self._registry.as_far_as_known(user_id)).get(device_id)
+            if before is not None and _is_newer(before, connection):
+                raise Superseded("A newer connection of the device is held.")
             await self._registry.hold([connection])
         if before is not None and before != connection:
             self._evictions.add(before)
@@ -68,7 +75,7 @@ class Connections:
 
     async def renew(self, connections: Sequence[Connection]) -> list[int]:
         """Keeps connections alive; returns the numbers of those that have lost their device to another connection or
-        whose device was removed. What the registry has lost is put back.
+        whose device was removed. What the registry has lost, or has never been told, is put in place.
         """
         replaced = await self._for_each_user(connections, self._renew_of_user)
         return [number for numbers in replaced for number in numbers]
@@ -89,8 +96,17 @@ class Connections:
     async def _renew_of_user(self, user_id: str, connections: Sequence[Connection]) -> Sequence[int]:
         async with self._one_by_one(user_id):
             held = await self._registry.as_far_as_known(user_id)
-            kept = [connection for connection in connections if held.get(connection.device_id) == connection]
-            lost = [connection for connection in connections if connection.device_id not in held]
+            on_record = {one.device_id: held[one.device_id] for one in connections if one.device_id in held}
+            lost = [one for one in connections if one.device_id not in on_record]
+            kept: list[Connection] = []
+            for connection in sorted(connections, key=_number):
+                before = on_record.get(connection.device_id)
+                if before == connection:
+                    kept.append(connection)
+                elif before is not None and _is_newer(connection, before):
+                    self._evictions.add(before)
+                    on_record[connection.device_id] = connection
+                    kept.append(connection)
             if lost:
                 known = await self._known_devices(user_id)
                 kept += [connection for connection in lost if connection.device_id in known]
@@ -142,3 +158,11 @@ class Connections:
             # A caller gets the error that the contract names; the rest of the group was cancelled for it.
             raise failures.exceptions[0] from None
         return done
+
+
+def _number(connection: Connection) -> int:
+    return connection.connection_id
+
+
+def _is_newer(one: Connection, other: Connection) -> bool:
+    return one.connection_id > other.connection_id

@@ -1,6 +1,6 @@
 """What sessions refuses, each with its reason in the contract (hither.mesh.v1.Reason)."""
 
-from discovery.errors import FailedPrecondition, NotFound, ResourceExhausted
+from discovery.errors import Aborted, FailedPrecondition, NotFound, ResourceExhausted
 
 
 class NoSuchDevice(NotFound):
@@ -13,6 +13,12 @@ class TooManyDevices(ResourceExhausted):
     """The user has as many devices as a user may have."""
 
     reason = "QUOTA_EXCEEDED"
+
+
+class Superseded(Aborted):
+    """A newer connection of the device is held."""
+
+    reason = "CONFLICT"
 
 
 class LiveLocationEnded(FailedPrecondition):

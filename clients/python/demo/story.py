@@ -9,9 +9,11 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from websockets.asyncio.client import connect
 from websockets.typing import Subprotocol
@@ -20,8 +22,11 @@ from demo.cast import WAIT_S, Device, Person
 from demo.record import Record, judge
 from demo.server import Apart, Server
 from demo.telling import Teller
-from hither_client import Ack, Message, RestClient
+from hither_client import Ack, Message, RequestFailed, RestClient
 
+T = TypeVar("T")
+
+_ASK_AGAIN_S = 0.5
 BURST = 60
 """Messages that each of the three has on the way when the server is killed."""
 
@@ -208,9 +213,9 @@ async def judge_all(stage: Stage) -> bool:
     histories: dict[str, list[Message]] = {}
     due: dict[str, list[str]] = {}
     for person in stage.people:
-        mine = {conversation.conversation_id for conversation in await person.rest.conversations()}
+        mine = {conversation.conversation_id for conversation in await _asked(person.rest.conversations)}
         for conversation_id in mine - histories.keys():
-            histories[conversation_id] = await _history(person.rest, conversation_id)
+            histories[conversation_id] = await _asked(partial(_history, person.rest, conversation_id))
         for device in person.devices.values():
             due[device.name] = sorted(mine)
     verdict = judge(stage.record, histories, due)
@@ -221,6 +226,18 @@ async def judge_all(stage: Stage) -> bool:
 
 def _to(device: Device, **address: str) -> Callable[[str], Coroutine[None, None, Ack]]:
     return lambda text: device.send(text, **address)
+
+
+async def _asked(read: Callable[[], Awaitable[T]]) -> T:
+    """Asks until there is an answer: for a while who was killed still owns what nobody has taken over yet."""
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            try:
+                return await read()
+            except RequestFailed as error:
+                if not error.may_retry:
+                    raise
+                await asyncio.sleep(error.retry_after_s or _ASK_AGAIN_S)
 
 
 async def _history(rest: RestClient, conversation_id: str) -> list[Message]:

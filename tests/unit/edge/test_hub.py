@@ -141,6 +141,16 @@ def test_ids_are_never_given_again_also_after_a_restart(room: Room) -> None:
     assert after > max(before)
 
 
+def test_of_two_edges_the_later_connection_has_the_higher_id(room: Room) -> None:
+    other = Hub(room.settings, room.metrics, room.clock)
+    first = [room.hub.next_id() for _ in range(1000)]
+    room.clock.advance(0.001)
+    second = other.next_id()
+    assert second > max(first)
+    room.clock.advance(0.001)
+    assert room.hub.next_id() > second
+
+
 def test_a_session_is_ticked_when_its_time_has_come(room: Room) -> None:
     silent = room.join(token="")
     room.clock.advance(4.9)

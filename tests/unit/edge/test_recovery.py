@@ -166,3 +166,22 @@ def test_a_page_larger_than_the_outbox_goes_out_as_the_client_reads() -> None:
 def test_a_recovery_is_asked_for_in_the_users_own_name() -> None:
     [call] = connected().calls(Purpose.SYNC)
     assert (call.caller.user_id, call.caller.device_id) == ("alice", "phone")
+
+
+def test_what_came_before_the_registry_knew_the_connection_is_looked_for() -> None:
+    driver = live()
+    driver.session.look_again(driver.now_s)
+    driver.page(inbox_message(1))
+    assert told(driver) == ["message 1"]
+    driver.deliver(2)
+    assert told(driver) == ["message 2"]
+
+
+def test_what_came_after_the_page_that_is_on_its_way_was_read_is_looked_for_too() -> None:
+    driver = connected()
+    call = driver.call()
+    driver.session.look_again(driver.now_s)
+    driver.session.answer(call, messaging_service_pb2.SyncInboxResponse(), driver.now_s)
+    assert told(driver) == []
+    driver.page(inbox_message(1))
+    assert told(driver) == ["message 1", "synced 1"]

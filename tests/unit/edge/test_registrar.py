@@ -25,6 +25,7 @@ class Desk:
         self.metrics = EdgeMetrics()
         self.open: list[sessions_pb2.Connection] = []
         self.replaced: list[int] = []
+        self.late: asyncio.Queue[int] = asyncio.Queue()
         self.registrar = Registrar(
             self.mesh.as_mesh(),
             EdgeSettings(**settings),  # type: ignore[arg-type]  # the numbers that a test names
@@ -32,6 +33,7 @@ class Desk:
             SystemClock(),
             lambda: self.open,
             self.replaced.append,
+            self.late.put_nowait,
         )
 
     @asynccontextmanager
@@ -45,7 +47,7 @@ class Desk:
 async def test_a_connection_that_opens_is_reported() -> None:
     desk = Desk()
     async with desk.at_work():
-        desk.registrar.opened(connection(1))
+        desk.registrar.opened(connection(1), registered=True)
         [made] = await desk.mesh.until("ReportDevices")
     [report] = made.request.reports
     assert (report.user_id, report.device_id, report.connected, report.connection_id) == ("user-1", "phone", True, 1)
@@ -54,7 +56,7 @@ async def test_a_connection_that_opens_is_reported() -> None:
 async def test_location_is_told_of_whoever_presence_is_told_of() -> None:
     desk = Desk()
     desk.mesh.fail("ReportViewers", Unavailable("away"))
-    desk.registrar.opened(connection(1))
+    desk.registrar.opened(connection(1), registered=True)
     await desk.registrar.settle()
     [made] = desk.mesh.made("ReportViewers")
     [report] = made.request.reports
@@ -80,8 +82,8 @@ async def test_a_connection_that_closes_is_removed_and_reported() -> None:
 async def test_reports_are_grouped_by_partition_and_bounded() -> None:
     desk = Desk()
     for number in range(1, 2501):
-        desk.registrar.opened(connection(number, user_id="alice"))
-    desk.registrar.opened(connection(9999, user_id="bob"))
+        desk.registrar.opened(connection(number, user_id="alice"), registered=True)
+    desk.registrar.opened(connection(9999, user_id="bob"), registered=True)
     await desk.registrar.settle()
     sizes = sorted(len(made.request.reports) for made in desk.mesh.made("ReportDevices"))
     assert sizes == [1, 500, 1000, 1000]
@@ -134,3 +136,26 @@ async def test_a_renewal_that_failed_does_not_end_the_work() -> None:
     desk.mesh.fail("RenewConnections", Unavailable("away"))
     async with desk.at_work():
         await desk.mesh.until("RenewConnections", 3)
+
+
+async def test_a_connection_that_the_registry_could_not_be_told_of_is_renewed_until_it_knows_it() -> None:
+    desk = Desk()
+    desk.mesh.fail("RenewConnections", Unavailable("away"))
+    async with desk.at_work():
+        desk.registrar.opened(connection(1), registered=False)
+        desk.registrar.opened(connection(2), registered=True)
+        await desk.mesh.until("RenewConnections")
+        assert desk.late.empty()
+        del desk.mesh.handlers["RenewConnections"]
+        async with asyncio.timeout(10):
+            assert await desk.late.get() == 1
+    assert all(list(one.request.connections) == [connection(1)] for one in desk.mesh.made("RenewConnections"))
+
+
+async def test_a_connection_that_closes_before_the_registry_knew_it_is_not_renewed() -> None:
+    desk = Desk()
+    desk.registrar.opened(connection(1), registered=False)
+    desk.registrar.closed(connection(1))
+    async with desk.at_work():
+        await desk.mesh.until("RemoveConnections")
+    assert desk.mesh.made("RenewConnections") == []

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from discovery.errors import PermissionDenied, ResourceExhausted, Unavailable
+from discovery.errors import Aborted, PermissionDenied, ResourceExhausted, Unavailable
 from discovery.rpc.call import Caller, Role
 from edge.codec.proto import BINARY
 from edge.session import Purpose
@@ -113,6 +113,15 @@ def test_without_the_registry_a_client_with_a_cursor_is_served() -> None:
     driver.session.open("alice/phone", 9)
     driver.fail(driver.call(), Unavailable("away"))
     assert driver.frame()["type"] == "connected"
+    assert not driver.session.registered
+
+
+def test_a_connection_that_was_superseded_is_to_come_back() -> None:
+    driver = SessionDriver()
+    driver.session.open("alice/phone", 9)
+    driver.fail(driver.call(), Aborted("a newer connection"))
+    assert driver.frame()["reason"] == "CONFLICT"
+    assert driver.closed() == 4000
 
 
 def test_without_the_registry_a_client_without_a_cursor_is_to_come_back() -> None:

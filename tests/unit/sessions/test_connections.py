@@ -5,14 +5,15 @@ from contextlib import suppress
 
 import pytest
 
-from discovery.errors import ResourceExhausted, Unavailable
+from discovery.errors import Aborted, ResourceExhausted, Unavailable
 from hither.edge.v1.deliver_pb2 import Eviction
 from hither.sessions.v1.sessions_pb2 import Connection
 from services.ports.device_store import CursorMove
 from tests.unit.sessions.conftest import SessionsDesk, connection
 
 ON_EDGE_1 = connection("edge-1", 7)
-ON_EDGE_2 = connection("edge-2", 3)
+ON_EDGE_2 = connection("edge-2", 30)
+"""The newer one."""
 
 
 async def evicted_while_running(desk: SessionsDesk, edge_id: str) -> list[Eviction]:
@@ -71,6 +72,27 @@ async def test_a_device_that_connects_again_to_its_edge_replaces_its_connection(
     assert [eviction.connection_id for eviction in evictions] == [7]
 
 
+async def test_a_registration_that_comes_late_takes_nothing_from_the_newer_connection(desk: SessionsDesk) -> None:
+    await desk.register(ON_EDGE_2)
+
+    with pytest.raises(Aborted) as refused:
+        await desk.register(ON_EDGE_1)
+
+    assert refused.value.reason == "CONFLICT"
+    assert await desk.lookup("ann") == [ON_EDGE_2]
+
+
+async def test_a_renewal_takes_the_device_from_an_older_connection_whose_edge_was_killed(desk: SessionsDesk) -> None:
+    await desk.register(ON_EDGE_1)
+
+    assert await desk.renew(ON_EDGE_2) == []
+
+    assert await desk.lookup("ann") == [ON_EDGE_2]
+    assert await evicted_while_running(desk, "edge-1") == [
+        Eviction(connection_id=7, close_code=4101, reason="replaced")
+    ]
+
+
 async def test_the_same_connection_registered_twice_changes_nothing(desk: SessionsDesk) -> None:
     await desk.register(ON_EDGE_1)
     await desk.register(ON_EDGE_1)
@@ -87,19 +109,19 @@ async def test_an_eviction_that_fails_fails_nothing_else(desk: SessionsDesk) -> 
     desk.mesh.edges["edge-1"].is_down = True
     await desk.register(ON_EDGE_1)
     await desk.register(ON_EDGE_2)
-    await desk.register(connection("edge-3", 5))
+    await desk.register(connection("edge-3", 50))
 
     await evicted_while_running(desk, "edge-1")
     evictions = await evicted_while_running(desk, "edge-2")
 
-    assert [eviction.connection_id for eviction in evictions] == [3]
+    assert [eviction.connection_id for eviction in evictions] == [30]
 
 
 async def test_an_edge_that_hangs_holds_up_neither_registration_nor_other_evictions(desk: SessionsDesk) -> None:
     desk.mesh.edges["edge-1"].hangs = True
     await desk.register(ON_EDGE_1)
     await desk.register(ON_EDGE_2)
-    await desk.register(connection("edge-3", 5))
+    await desk.register(connection("edge-3", 50))
 
     assert len(await evicted_while_running(desk, "edge-2")) == 1
 
@@ -164,7 +186,7 @@ async def test_one_renewal_speaks_for_many_users(desk: SessionsDesk) -> None:
     many = [connection("edge-1", number, user_id=f"user-{number}") for number in range(1, 101)]
     for one in many:
         await desk.register(one)
-    await desk.register(connection("edge-2", 1, user_id="user-50"))
+    await desk.register(connection("edge-2", 1_000, user_id="user-50"))
     desk.clock.advance(60)
 
     assert await desk.renew(*many) == [50]

@@ -17,7 +17,7 @@ from tests.support.live import MemoryLiveSessions
 from tests.unit.sessions.conftest import SessionsDesk, connection
 
 ON_EDGE_1 = connection("edge-1", 7)
-ON_EDGE_2 = connection("edge-2", 3)
+ON_EDGE_2 = connection("edge-2", 30)
 OF_BOB = connection("edge-1", 8, user_id="bob")
 
 
