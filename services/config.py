@@ -112,6 +112,8 @@ class EnginesSettings:
     data, on servers with max_prepared_transactions."""
     privacy: str = "embedded"
     """Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE."""
+    push: str = "embedded"
+    """Where users can be woken up, and what became of pushes. Or postgresql+asyncpg://... as for `privacy`."""
     cache: str = "embedded"
     """Or redis://[USER:PASSWORD@]HOST:PORT[/DB], redis+sentinel://[USER:PASSWORD@]HOST:PORT[,HOST:PORT...]/NAME[/DB], or
     redis+cluster://[USER:PASSWORD@]HOST:PORT[,HOST:PORT...]. With "rediss" for "redis": over TLS."""
