@@ -22,6 +22,7 @@ from services.location.live_settings import LiveSettings
 from services.location.settings import LocationSettings
 from services.messaging.settings import MessagingSettings
 from services.presence.settings import PresenceSettings
+from services.push.settings import PushSettings
 from services.sessions.settings import SessionsSettings
 
 _PREFIX = "HITHER_"
@@ -136,6 +137,7 @@ class Config:
     presence: PresenceSettings = field(default_factory=PresenceSettings)
     location: LocationSettings = field(default_factory=LocationSettings)
     live: LiveSettings = field(default_factory=LiveSettings)
+    push: PushSettings = field(default_factory=PushSettings)
     directory: DirectorySettings = field(default_factory=DirectorySettings)
     telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
     tls: TlsSettings = field(default_factory=TlsSettings)

@@ -292,6 +292,13 @@ async def test_marks_are_listed_by_user_id_from_one_on(store: MessageStore) -> N
     assert await store.read_marks("c", "", 0) == []
 
 
+async def test_one_users_mark_is_read_from_just_before_the_user_id(store: MessageStore) -> None:
+    marks = [MarkRow("c", user, 1, 1) for user in ("anm", "anmz", "ann", "ann-")]
+    await store.merge_marks(marks)
+
+    assert await store.read_marks("c", "anm\x7f", 1) == [MarkRow("c", "ann", 1, 1)]
+
+
 async def test_recent_marks_are_those_of_the_newest_conversations_of_all_members(store: MessageStore) -> None:
     await arrive(store, [event(1, conversation="old"), event(2, conversation="mid"), event(3, conversation="new")])
     await arrive(store, [event(4, conversation="mid"), event(9, user="ann", conversation="foreign")])
