@@ -405,6 +405,15 @@ async def test_what_is_known_of_a_conversation_comes_back_as_it_was(store: Messa
     assert await store.inbox_activity([]) == {}
 
 
+async def test_five_hundred_conversations_are_listed_at_once_with_their_marks(store: MessageStore) -> None:
+    await arrive(store, [event(pos, conversation=f"c{pos}") for pos in range(1, 521)])
+    await store.merge_marks([MarkRow(f"c{pos}", "bob", pos, pos) for pos in range(1, 521, 2)])
+
+    found = await store.list_activity("bob", BEYOND, 500)
+
+    assert [(item.row.last_pos, item.seen_seq) for item in found] == [(n, n % 2 * n) for n in range(520, 20, -1)]
+
+
 async def test_many_conversations_are_found_at_once(store: MessageStore) -> None:
     rows = [event(pos, conversation=f"c{pos:03}") for pos in range(1, 301)]
     await arrive(store, rows)
