@@ -6,7 +6,7 @@ import structlog
 
 from discovery.clock import Clock
 from discovery.errors import HitherError
-from services.ports.push_store import DeliveryLog, DeliveryRow, PushStore, PushTokenRow
+from services.ports.push_store import DeliveryLog, DeliveryRow, Fate, PushStore, PushTokenRow
 from services.push.errors import NoProvider, NoToken, TestedJustNow
 from services.push.settings import PushSettings
 
@@ -17,8 +17,8 @@ class TestSender(Protocol):
     """Sends tests."""
 
     async def send_test(self, token: PushTokenRow) -> DeliveryRow:
-        """Tries to wake the device up, once, and tells what came of it (kind "test"); whoever asked records it. Raises NoProvider if
-        nobody takes tokens of the platform. Whatever else a provider does is an answer.
+        """Tries to wake the device up, once, and tells what came of it (kind "test"); whoever asked records it. Where nobody takes tokens
+        of the platform: DROPPED for "NO_PROVIDER". Whatever a provider does is an answer.
         """
 
 
@@ -51,11 +51,10 @@ class Trials:
         if self._sender is None:
             raise NoProvider("No push provider is set up here.")
         self._admit(user_id, device_id)
-        try:
-            row = await self._sender.send_test(token)
-        except NoProvider:
-            del self._tested_s[user_id, device_id]  # it was not tested
-            raise
+        row = await self._sender.send_test(token)
+        if row.fate is Fate.DROPPED and row.reason == NoProvider.reason:
+            self._tested_s.pop((user_id, device_id), None)  # it was not tested
+            raise NoProvider(f"No push provider of {token.platform.name} is set up here.")
         await self._record(row)
         return row
 

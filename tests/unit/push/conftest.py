@@ -1,6 +1,7 @@
 """The push service over its embedded engines, with a sender that does as it is told and a clock that stands still."""
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,15 +25,14 @@ class Sender:
 
     def __init__(self, clock: ManualClock) -> None:
         self.asked: list[PushTokenRow] = []
-        self.failure: Exception | None = None
+        self.has_provider = True
         self._clock = clock
 
     async def send_test(self, token: PushTokenRow) -> DeliveryRow:
         """See TestSender."""
         self.asked.append(token)
-        if self.failure is not None:
-            raise self.failure
-        return delivery(f"test{len(self.asked)}", self._clock.now_ms(), token.user_id, token.device_id, kind="test")
+        row = delivery(f"test{len(self.asked)}", self._clock.now_ms(), token.user_id, token.device_id, kind="test")
+        return row if self.has_provider else replace(row, fate=Fate.DROPPED, reason="NO_PROVIDER")
 
 
 def delivery(

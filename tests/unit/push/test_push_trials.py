@@ -6,7 +6,6 @@ import pytest
 
 from discovery.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted, Unavailable
 from hither.push.v1 import push_pb2
-from services.push.errors import NoProvider
 from services.push.service import Push
 from tests.support.mesh import FakeMesh
 from tests.unit.push.conftest import PushDesk, delivery
@@ -52,7 +51,7 @@ async def test_a_device_is_tested_again_after_ten_seconds_and_others_at_once(des
 
 async def test_without_a_provider_that_is_said_each_time(desk: PushDesk) -> None:
     await desk.register("t")
-    desk.sender.failure = NoProvider("No provider of ANDROID is set up.")
+    desk.sender.has_provider = False
     without = Push(FakeMesh().mesh, desk.store, desk.log, desk.clock)
 
     for servicer in (desk.servicer, desk.servicer, without.servicer, without.servicer):
