@@ -17,8 +17,8 @@ class TestSender(Protocol):
     """Sends tests."""
 
     async def send_test(self, token: PushTokenRow) -> DeliveryRow:
-        """Tries to wake the device up, once, and tells what came of it (kind "test"); whoever asked records it. Where nobody takes tokens
-        of the platform: DROPPED for "NO_PROVIDER". Whatever a provider does is an answer.
+        """Tries to wake the device up, once, and tells what came of it (kind "test"); whoever asked records it. Where nobody takes
+        tokens of the platform: DROPPED for "NO_PROVIDER". Whatever a provider does is an answer.
         """
 
 
