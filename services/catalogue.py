@@ -96,8 +96,9 @@ async def _location(wiring: Wiring) -> Service:
     return Location(nearby, Live(wiring.mesh, cache, bus, wiring.clock, wiring.config.live, history))
 
 
-async def _push(_wiring: Wiring) -> Service:
-    return Push()
+async def _push(wiring: Wiring) -> Service:
+    store, delivery_log = await wiring.engines.push_store(), await wiring.engines.delivery_log()
+    return Push(wiring.mesh, store, delivery_log, wiring.clock, wiring.config.push)
 
 
 _MAKERS: Mapping[str, Callable[[Wiring], Awaitable[Service]]] = MappingProxyType(

@@ -22,6 +22,7 @@ from services.location.live_settings import LiveSettings
 from services.location.settings import LocationSettings
 from services.messaging.settings import MessagingSettings
 from services.presence.settings import PresenceSettings
+from services.push.settings import PushSettings
 from services.sessions.settings import SessionsSettings
 
 _PREFIX = "HITHER_"
@@ -112,6 +113,8 @@ class EnginesSettings:
     data, on servers with max_prepared_transactions."""
     privacy: str = "embedded"
     """Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE."""
+    push: str = "embedded"
+    """Where users can be woken up, and what became of pushes. Or postgresql+asyncpg://... as for `privacy`."""
     cache: str = "embedded"
     """Or redis://[USER:PASSWORD@]HOST:PORT[/DB], redis+sentinel://[USER:PASSWORD@]HOST:PORT[,HOST:PORT...]/NAME[/DB], or
     redis+cluster://[USER:PASSWORD@]HOST:PORT[,HOST:PORT...]. With "rediss" for "redis": over TLS."""
@@ -134,6 +137,7 @@ class Config:
     presence: PresenceSettings = field(default_factory=PresenceSettings)
     location: LocationSettings = field(default_factory=LocationSettings)
     live: LiveSettings = field(default_factory=LiveSettings)
+    push: PushSettings = field(default_factory=PushSettings)
     directory: DirectorySettings = field(default_factory=DirectorySettings)
     telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
