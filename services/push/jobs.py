@@ -77,6 +77,7 @@ class Job:
         self.plan = replace(
             plan,
             first_seq=min(older.plan.first_seq, plan.first_seq),
+            newest=max(older.plan.newest, plan.newest, key=lambda arrival: arrival.seq),
             messages=older.plan.messages + plan.messages,
             offsets=tuple(sorted({*older.plan.offsets, *plan.offsets})),
             sender_ids=older.plan.sender_ids | plan.sender_ids,

@@ -19,7 +19,7 @@ messages it stands for. What that holds back goes as soon as it may. If other al
 minutes, it is sent silently.
 
 Who asks takes in all that there is at hand before asking for what is due, so that messages that come together go together.
-Memory is bounded: beyond `most_gathered` messages whoever takes in more is to `expedite` the oldest gatherings first.
+Memory is bounded: when the policy is `full`, whoever takes in more is to `expedite` the oldest gatherings first.
 """
 
 import heapq
@@ -135,7 +135,8 @@ class Policy:
     @property
     def full(self) -> bool:
         """Whether the oldest gatherings are to be sent before any more messages are taken in."""
-        return self._messages >= self._settings.most_gathered
+        settings = self._settings
+        return self._messages >= settings.most_gathered or len(self._gatherings) >= settings.most_gatherings
 
     def take(self, arrival: Arrival, now_ms: int, *, silenced: bool) -> str:
         """Takes in an arrival; those of a partition in the order of their offsets. Returns why it is not pushed at all, or "".

@@ -220,6 +220,17 @@ def test_the_oldest_gatherings_go_before_their_time_when_there_is_no_room() -> N
     assert desk.policy.gathered == 1
 
 
+def test_the_number_of_gatherings_is_bounded_too() -> None:
+    desk = Desk(PushPolicySettings(most_gatherings=2))
+    desk.take(0, Kind.GROUP, conversation="g.1")
+    desk.take(0, Kind.GROUP, conversation="g.1")
+    assert not desk.policy.full
+
+    desk.take(0, Kind.GROUP, conversation="g.2")
+
+    assert desk.policy.full
+
+
 def test_what_waits_before_an_offset_can_be_sent_before_its_time() -> None:
     desk = Desk()
     desk.take(0, Kind.GROUP, conversation="g.1")
