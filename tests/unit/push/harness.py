@@ -21,6 +21,8 @@ SETTINGS = PushPipelineSettings(
     commit_interval_s=0, takeover_pause_s=0, leave_timeout_s=5, retry_min_s=0.01, engine_retry_max_s=0.01
 )
 
+POLICY = PushPolicySettings()
+
 
 @dataclass(slots=True)
 class World:
@@ -73,7 +75,7 @@ class World:
 
     @asynccontextmanager
     async def process(
-        self, settings: PushPipelineSettings = SETTINGS, policy: PushPolicySettings = PushPolicySettings()
+        self, settings: PushPipelineSettings = SETTINGS, policy: PushPolicySettings = POLICY
     ) -> AsyncIterator[PushPipeline]:
         """A process; at the end it is killed."""
         pipeline = self.pipeline(settings, policy)
@@ -87,9 +89,7 @@ class World:
             if ended:
                 running.result()
 
-    def pipeline(
-        self, settings: PushPipelineSettings = SETTINGS, policy: PushPolicySettings = PushPolicySettings()
-    ) -> PushPipeline:
+    def pipeline(self, settings: PushPipelineSettings = SETTINGS, policy: PushPolicySettings = POLICY) -> PushPipeline:
         """A process that does not run yet."""
         return PushPipeline(
             self.mesh.as_mesh(),
@@ -108,10 +108,9 @@ class World:
     async def committed(self) -> None:
         """Returns when everything that was appended is settled and committed."""
         for partition, end in self.ends.items():
-            await until_async(lambda p=partition, e=end: self._is_committed(p, e))  # type: ignore[misc]
-
-    async def _is_committed(self, partition: int, end: int) -> bool:
-        return (await self.log.committed("push", "push", partition)).next_offset >= end
+            async with asyncio.timeout(10):
+                while (await self.log.committed("push", "push", partition)).next_offset < end:  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)  # the log tells nobody of a commit
 
     def pass_s(self, pipeline: PushPipeline, seconds: float) -> None:
         """Time passes, and the process notices."""
@@ -127,14 +126,7 @@ def quick(**changes: object) -> PushPipelineSettings:
 async def until(true: Callable[[], bool]) -> None:
     """Returns when the condition holds; for what nobody announces."""
     async with asyncio.timeout(10):
-        while not true():
-            await asyncio.sleep(0.001)
-
-
-async def until_async(true: Callable[[], "asyncio.Future[bool]"]) -> None:
-    """The same for a condition that has to be asked for."""
-    async with asyncio.timeout(10):
-        while not await true():
+        while not true():  # noqa: ASYNC110
             await asyncio.sleep(0.001)
 
 

@@ -244,7 +244,7 @@ async def test_after_a_crash_what_was_settled_is_not_sent_again_and_what_was_gat
 
 async def until_state(world: World) -> None:
     async with asyncio.timeout(10):
-        while not (await world.log.committed("push", "push", world.mesh.partition_of("ben"))).state:
+        while not (await world.log.committed("push", "push", world.mesh.partition_of("ben"))).state:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
 
 

@@ -38,7 +38,7 @@ def test_a_commit_in_the_middle_of_reading_again_keeps_what_was_settled_further_
 
     again = read_committed(write_committed(window.now({})))
 
-    assert (again.end, again.open_offsets) == (20, {15})
+    assert (again.end, again.open_offsets) == (20, frozenset({15}))
 
 
 def test_everything_is_committed_when_everything_is_settled() -> None:
