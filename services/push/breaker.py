@@ -6,7 +6,7 @@ it says about when to come back holds for everything that it is to be sent.
 
 import random
 
-from services.push.settings import PushPipelineSettings
+from services.push.pipeline_settings import PushPipelineSettings
 
 
 class Breaker:

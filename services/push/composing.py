@@ -8,8 +8,8 @@ from services.ports.push_store import Preview
 from services.push.arrivals import Kind
 from services.push.jobs import Job
 from services.push.names import Names
+from services.push.pipeline_settings import PushPolicySettings
 from services.push.policy import Plan
-from services.push.settings import PushPolicySettings
 from services.push.wording import count_of
 
 

@@ -19,8 +19,8 @@ from services.push.jobs import Job, Parcel, Tenure
 from services.push.lane import Lane
 from services.push.limits import Budgets
 from services.push.names import NameReader, Names
+from services.push.pipeline_settings import PushPipelineSettings, PushPolicySettings
 from services.push.policy import Plan
-from services.push.settings import PushPipelineSettings, PushPolicySettings
 from services.push.unread import Glances, UnreadReader
 
 NO_PROVIDER = "NO_PROVIDER"

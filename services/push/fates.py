@@ -15,8 +15,8 @@ from services.ports.push_store import DeliveryLog, DeliveryRow, Fate, PushTokenR
 from services.push import metrics
 from services.push.identity import collapse_id, push_id
 from services.push.jobs import Job
+from services.push.pipeline_settings import PushPipelineSettings
 from services.push.policy import Plan
-from services.push.settings import PushPipelineSettings
 
 _MOST_ROWS = 1000
 _log = structlog.get_logger("hither.push")

@@ -51,6 +51,8 @@ class Job:
     gives_up_ms: int
     """After this it is not tried any more."""
     attempts: int = 0
+    queued_s: float = 0.0
+    """Since when it waits."""
     not_before_s: float | None = None
     """When it may be tried again; None: now."""
     collapse_id: str = field(init=False)
@@ -111,6 +113,9 @@ class Backlog:
 
     def __iter__(self) -> Iterator[Job]:
         return iter(list(self._jobs.values()))
+
+    def __contains__(self, key: _Key) -> bool:
+        return key in self._jobs
 
     def put(self, job: Job) -> bool:
         """Queues a job; True if it took the place of one that waited, to be sent when that was to be."""

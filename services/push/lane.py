@@ -15,7 +15,7 @@ from services.ports.push_store import Fate, Platform
 from services.push import metrics
 from services.push.breaker import Breaker, pause_s
 from services.push.jobs import Backlog, Job, Tenure
-from services.push.settings import PushPipelineSettings
+from services.push.pipeline_settings import PushPipelineSettings
 from services.push.waiting import wait_until
 
 EXPIRED = "EXPIRED"
@@ -72,10 +72,13 @@ class Lane:
         return len(self._in_flight)
 
     async def put(self, job: Job) -> None:
-        """Queues a job. At the limit the oldest is given up if the provider is away; else this waits for room."""
-        while len(self._backlog) >= self._settings.most_queued and not job.tenure.over:
+        """Queues a job. At the limit the oldest is given up if the provider is away or too slow; else this waits for room."""
+        job.queued_s = self._clock.monotonic_s()
+        while not job.tenure.over and not self._has_room_for(job):
             oldest = self._backlog.oldest()
-            if self._breaker.away and oldest is not None:
+            assert oldest is not None, "a full queue has an oldest job"
+            waited_s = self._clock.monotonic_s() - oldest.queued_s
+            if self._breaker.away or waited_s >= self._settings.longest_queue_s:
                 self._give_up(oldest, NO_ROOM)
             else:
                 await self._changed.wait()
@@ -184,6 +187,9 @@ class Lane:
             return
         if self._backlog.put_back(job, now_s + pause_s(job.attempts, self._settings, self._rng)):
             metrics.CONFLATED.labels(self._platform).inc()
+
+    def _has_room_for(self, job: Job) -> bool:
+        return len(self._backlog) < self._settings.most_queued or job.key in self._backlog
 
     def _give_up(self, job: Job, reason: str) -> None:
         self._backlog.remove(job)

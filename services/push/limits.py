@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from xxhash import xxh3_64_intdigest
 
-from services.push.settings import PushPolicySettings
+from services.push.pipeline_settings import PushPolicySettings
 
 
 def pair_of(user_id: str, sender_id: str) -> int:

@@ -11,7 +11,7 @@ from discovery.mesh import Mesh
 from hither.directory.v1 import directory_service_pb2 as pb
 from hither.directory.v1.directory_service_pb2_grpc import DirectoryServiceStub
 from services.push import metrics
-from services.push.settings import PushPipelineSettings
+from services.push.pipeline_settings import PushPipelineSettings
 
 
 class NameReader(Protocol):

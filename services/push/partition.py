@@ -16,9 +16,9 @@ from services.ports.push_store import PushPreferences, PushStore, PushTokenRow
 from services.push import metrics
 from services.push.arrivals import arrival_of
 from services.push.jobs import Tenure
+from services.push.pipeline_settings import PushPipelineSettings
 from services.push.policy import Policy
 from services.push.quiet import is_silenced
-from services.push.settings import PushPipelineSettings
 from services.push.waiting import until_answered, wait_until
 from services.push.window import MOST_PAIRS, Window, read_committed, write_committed
 

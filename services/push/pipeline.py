@@ -31,9 +31,9 @@ from services.push import metrics
 from services.push.dispatching import Dispatcher
 from services.push.names import DirectoryNames, NameReader
 from services.push.partition import NO_TOKEN, Partition, StoredPeople
+from services.push.pipeline_settings import PushPipelineSettings, PushPolicySettings
 from services.push.policy import Plan, Policy
 from services.push.quiet import is_silenced
-from services.push.settings import PushPipelineSettings, PushPolicySettings
 from services.push.unread import UnreadReader
 from services.push.waiting import wait_until
 

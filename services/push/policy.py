@@ -29,7 +29,7 @@ from typing import Final
 
 from services.push.arrivals import Arrival, Kind
 from services.push.limits import LastAlerts
-from services.push.settings import PushPolicySettings
+from services.push.pipeline_settings import PushPolicySettings
 
 EXPIRED: Final = "EXPIRED"
 _MOST_OUT_OF_DATE = 1024

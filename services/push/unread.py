@@ -8,7 +8,7 @@ from typing import Protocol
 from discovery.clock import Clock
 from discovery.errors import HitherError
 from services.push import metrics
-from services.push.settings import PushPipelineSettings
+from services.push.pipeline_settings import PushPipelineSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import structlog
 from discovery.errors import HitherError
 from services.push import metrics
 from services.push.breaker import pause_s
-from services.push.settings import PushPipelineSettings
+from services.push.pipeline_settings import PushPipelineSettings
 
 T = TypeVar("T")
 _log = structlog.get_logger("hither.push")

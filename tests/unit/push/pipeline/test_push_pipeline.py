@@ -8,9 +8,9 @@ import pytest
 from services.ports.push_provider import Outcome, Urgency, Verdict
 from services.ports.push_store import FOREVER_MS, Fate, Platform, Preview, PushSettingsRow
 from services.push.arrivals import CALL_MEDIA_TYPE
-from services.push.settings import PushPolicySettings
+from services.push.pipeline_settings import PushPolicySettings
 from tests.support.memory_push import ACCEPTED
-from tests.unit.push.harness import World, ids, quick, until
+from tests.unit.push.pipeline.harness import World, ids, quick, until
 
 
 async def test_a_direct_message_wakes_up_every_device_of_its_receiver(world: World) -> None:

@@ -68,7 +68,9 @@ class PushPipelineSettings:
     """Attempts at the same time with one provider."""
     most_queued: int = 20_000
     """Pushes that wait for one provider. At the limit those of a provider that is away are given up, the oldest first; for one
-    that is not, reading waits."""
+    that is not, reading waits a moment."""
+    longest_queue_s: float = 60.0
+    """A provider whose queue is full is too slow if the oldest push has waited this long: then it is given up, and nothing waits."""
     give_up_after_s: float = 3_600.0
     """How long a push is tried again."""
     failures_to_probe: int = 5

@@ -12,7 +12,7 @@ from services.ports.log import Log
 from services.ports.push_provider import WakeUp
 from services.ports.push_store import Platform
 from services.push.pipeline import PushPipeline
-from services.push.settings import PushPipelineSettings, PushPolicySettings
+from services.push.pipeline_settings import PushPipelineSettings, PushPolicySettings
 from tests.support.clock import ManualClock
 from tests.support.lone_mesh import LoneMesh
 from tests.support.memory_push import Marks, MemoryDeliveryLog, MemoryPushStore, NameBook, ScriptedProvider

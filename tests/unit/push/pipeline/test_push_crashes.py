@@ -12,7 +12,7 @@ from services.ports.push_provider import Outcome, Verdict, WakeUp
 from services.ports.push_store import Platform
 from tests.support.memory_ports import Died, Disk, Life, MemoryLog
 from tests.support.memory_push import ACCEPTED
-from tests.unit.push.harness import World, ids, quick, until
+from tests.unit.push.pipeline.harness import World, ids, quick, until
 
 USERS = ("ben", "eve", "joe", "kim")
 

@@ -3,8 +3,8 @@
 import pytest
 
 from services.push.arrivals import Arrival, Kind
+from services.push.pipeline_settings import PushPolicySettings
 from services.push.policy import EXPIRED, Plan, Policy
-from services.push.settings import PushPolicySettings
 
 T0 = 1_790_000_000_000
 SETTINGS = PushPolicySettings()

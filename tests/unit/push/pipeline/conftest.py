@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from services.storage.sqlite.log import SqliteLog
-from tests.unit.push.harness import World
+from tests.unit.push.pipeline.harness import World
 
 
 @pytest.fixture

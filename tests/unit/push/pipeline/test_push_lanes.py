@@ -11,12 +11,12 @@ from services.push.arrivals import Arrival, Kind
 from services.push.breaker import Breaker
 from services.push.jobs import Backlog, Job, Parcel, Tenure
 from services.push.lane import Lane
+from services.push.pipeline_settings import PushPipelineSettings
 from services.push.policy import Plan
-from services.push.settings import PushPipelineSettings
 from services.push.unread import Glances
 from tests.support.clock import ManualClock
 from tests.support.memory_push import ACCEPTED, Marks, ScriptedProvider
-from tests.unit.push.harness import until
+from tests.unit.push.pipeline.harness import until
 
 SETTINGS = PushPipelineSettings(most_in_flight=2, most_queued=3, retry_min_s=1, retry_max_s=8, failures_to_probe=3)
 RETRY = Verdict(Outcome.RETRY, "500")
@@ -167,6 +167,30 @@ async def test_at_the_limit_of_a_provider_that_is_not_away_whoever_queues_waits(
         await waiting
 
     assert desk.provider.most_at_once == 2
+
+
+async def test_at_the_limit_of_a_provider_that_is_too_slow_the_oldest_are_given_up() -> None:
+    desk = Desk()
+    for user in ("ann", "ben", "cat"):
+        await desk.lane.put(desk.job(user))
+    desk.clock.advance(60)
+
+    async with asyncio.timeout(1):
+        await desk.lane.put(desk.job("dan"))
+
+    assert desk.ends == [("ann", Fate.GIVEN_UP, "NO_ROOM")]
+    assert desk.lane.queued == 3
+
+
+async def test_a_full_queue_takes_what_takes_the_place_of_something_in_it() -> None:
+    desk = Desk()
+    for user in ("ann", "ben", "cat"):
+        await desk.lane.put(desk.job(user))
+
+    async with asyncio.timeout(1):
+        await desk.lane.put(desk.job("cat", offset=9))
+
+    assert desk.lane.queued == 3
 
 
 async def test_urgent_pushes_go_before_others() -> None:

@@ -11,8 +11,8 @@ from services.push.arrivals import Kind, kind_of, mentions
 from services.push.composing import words
 from services.push.identity import collapse_id, push_id
 from services.push.limits import Budgets
+from services.push.pipeline_settings import PushPolicySettings
 from services.push.quiet import is_muted, is_quiet
-from services.push.settings import PushPolicySettings
 from services.push.wording import MOST_CHARACTERS, excerpt, name_of_content
 
 FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.push.arrivals import Arrival, Kind
+from services.push.pipeline_settings import PushPolicySettings
 from services.push.policy import Plan, Policy
-from services.push.settings import PushPolicySettings
 
 T0 = 1_790_000_000_000
 SETTINGS = PushPolicySettings(most_gathered=40)

@@ -5,10 +5,10 @@ from collections import Counter
 from services.ports.push_provider import Outcome, Verdict, WakeUp
 from services.ports.push_store import Platform
 from services.push import metrics
-from services.push.settings import PushPolicySettings
+from services.push.pipeline_settings import PushPolicySettings
 from tests.support.lone_mesh import LoneMesh
 from tests.support.memory_push import ACCEPTED
-from tests.unit.push.harness import World, quick, until
+from tests.unit.push.pipeline.harness import World, quick, until
 
 GROUPS = 100
 MEMBERS = 100
