@@ -391,3 +391,32 @@ async def test_what_is_sent_again_after_a_crash_before_the_commit_is_the_same_pu
 
     assert len(world.ios.sent) == 3
     assert ids(world.ios.sent[1]) == ids(world.ios.sent[2])
+
+
+async def test_what_was_in_the_log_before_a_process_began_goes_together(world: World) -> None:
+    world.store.register("ben")
+    for _ in range(6):
+        await world.message()
+    world.clock.advance(1)
+    async with world.process(quick(batch_records=2)):
+        await world.committed()
+
+    assert [push.body for push in world.ios.sent] == ["6 new messages"]
+
+
+async def test_a_push_that_is_tried_again_costs_its_device_once(world: World) -> None:
+    world.store.register("ben")
+    verdicts = iter([Verdict(Outcome.RETRY, "500"), Verdict(Outcome.RETRY, "500"), ACCEPTED, ACCEPTED])
+    world.ios.script = lambda _: next(verdicts)
+    async with world.process(policy=PushPolicySettings(alert_burst=2)) as pipeline:
+        await world.message()
+
+        def is_sent() -> bool:
+            world.pass_s(pipeline, 1)
+            return len(world.ios.sent) == 1
+
+        await until(is_sent)
+        await world.message(sender="cat")
+        await world.committed()
+
+    assert len(world.ios.sent) == 2
