@@ -19,3 +19,7 @@ class ManualClock:
     def advance(self, seconds: float) -> None:
         """Moves time forward."""
         self._elapsed_s += seconds
+
+    def wake_after(self, seconds: float) -> None:
+        """Moves the wall clock alone forward, as a machine that sleeps does."""
+        self._start_ms += round(seconds * 1000)
