@@ -22,6 +22,8 @@ from services.location.live_settings import LiveSettings
 from services.location.settings import LocationSettings
 from services.messaging.settings import MessagingSettings
 from services.presence.settings import PresenceSettings
+from services.push.pipeline_settings import PushPipelineSettings, PushPolicySettings
+from services.push.providers.settings import PushProviderSettings
 from services.push.settings import PushSettings
 from services.sessions.settings import SessionsSettings
 
@@ -138,6 +140,9 @@ class Config:
     location: LocationSettings = field(default_factory=LocationSettings)
     live: LiveSettings = field(default_factory=LiveSettings)
     push: PushSettings = field(default_factory=PushSettings)
+    pushpolicy: PushPolicySettings = field(default_factory=PushPolicySettings)
+    pushpipeline: PushPipelineSettings = field(default_factory=PushPipelineSettings)
+    providers: PushProviderSettings = field(default_factory=PushProviderSettings)
     directory: DirectorySettings = field(default_factory=DirectorySettings)
     telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
     tls: TlsSettings = field(default_factory=TlsSettings)

@@ -23,13 +23,13 @@ class TestSender(Protocol):
 
 
 class Trials:
-    """Has tests sent, to each device one in `test_interval_s`. Without a sender none can be."""
+    """Has tests sent, to each device one in `test_interval_s`."""
 
     def __init__(
         self,
         store: PushStore,
         delivery_log: DeliveryLog,
-        sender: TestSender | None,
+        sender: TestSender,
         clock: Clock,
         settings: PushSettings,
     ) -> None:
@@ -48,8 +48,6 @@ class Trials:
         token = next((one for one in tokens if one.device_id == device_id), None)
         if token is None:
             raise NoToken("The user has no such device with a push token.")
-        if self._sender is None:
-            raise NoProvider("No push provider is set up here.")
         self._admit(user_id, device_id)
         row = await self._sender.send_test(token)
         if row.fate is Fate.DROPPED and row.reason == NoProvider.reason:

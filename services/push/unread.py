@@ -7,6 +7,9 @@ from typing import Protocol
 
 from discovery.clock import Clock
 from discovery.errors import HitherError
+from discovery.mesh import Mesh
+from hither.messaging.v1.messaging_service_pb2 import GetUnreadRequest
+from hither.messaging.v1.messaging_service_pb2_grpc import MessagingServiceStub
 from services.push import metrics
 from services.push.pipeline_settings import PushPipelineSettings
 
@@ -24,6 +27,20 @@ class UnreadReader(Protocol):
 
     async def unread(self, user_id: str, conversation_ids: Collection[str]) -> Unread:
         """What the user has not read, with the marks of these conversations. Raises HitherError."""
+
+
+class MessagingUnread:
+    """UnreadReader over the mesh."""
+
+    def __init__(self, mesh: Mesh, timeout_s: float) -> None:
+        self._messaging = mesh.stub(MessagingServiceStub)
+        self._timeout_s = timeout_s
+
+    async def unread(self, user_id: str, conversation_ids: Collection[str]) -> Unread:
+        """See UnreadReader."""
+        request = GetUnreadRequest(user_id=user_id, conversation_ids=conversation_ids)
+        response = await self._messaging.GetUnread(request, timeout=self._timeout_s)
+        return Unread(response.unread_count, dict(zip(conversation_ids, response.seen_seqs, strict=True)))
 
 
 class Glance:

@@ -1,5 +1,6 @@
 """The push service over its embedded engines, with a sender that does as it is told and a clock that stands still."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from hither.push.v1 import push_pb2
 from hither.push.v1 import push_service_pb2 as pb
+from services.ports.push_provider import Verdict, WakeUp
 from services.ports.push_store import DeliveryLog, DeliveryRow, Fate, PushStore, PushTokenRow
 from services.push.service import Push
 from services.push.settings import PushSettings
@@ -15,13 +17,12 @@ from services.storage.sql.directory import sqlite_url
 from services.storage.sql.push import SqlPushStore
 from services.storage.sql.push_deliveries import SqlDeliveryLog
 from tests.support.clock import ManualClock
-from tests.support.mesh import FakeMesh
 
 SETTINGS = PushSettings(most_tokens=3, most_mutes=3)
 
 
 class Sender:
-    """A provider's answer to every test; remembers what it was to send."""
+    """A pipeline that has a provider's answer to every test, and remembers what it was to send."""
 
     def __init__(self, clock: ManualClock) -> None:
         self.asked: list[PushTokenRow] = []
@@ -34,11 +35,33 @@ class Sender:
         row = delivery(f"test{len(self.asked)}", self._clock.now_ms(), token.user_id, token.device_id, kind="test")
         return row if self.has_provider else replace(row, fate=Fate.DROPPED, reason="NO_PROVIDER")
 
+    async def run(self) -> None:
+        """See Pipeline."""
+        await asyncio.Event().wait()
+
+    async def handed_over(self) -> None:
+        """See Pipeline."""
+
 
 def delivery(
     push_id: str, at_ms: int, user_id: str = "ann", device_id: str = "phone", kind: str = "direct"
 ) -> DeliveryRow:
     return DeliveryRow(user_id, device_id, push_id, at_ms, Fate.REFUSED, "BadTopic", kind, "d.1", 3, "c1", 2, 45)
+
+
+class Provider:
+    """A provider that is only closed."""
+
+    def __init__(self) -> None:
+        self.is_closed = False
+
+    async def send(self, wake_up: WakeUp) -> Verdict:
+        """See PushProvider."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """See PushProvider."""
+        self.is_closed = True
 
 
 class PushDesk:
@@ -49,7 +72,8 @@ class PushDesk:
         self.log = log
         self.clock = ManualClock()
         self.sender = Sender(self.clock)
-        self.push = Push(FakeMesh().mesh, store, log, self.clock, SETTINGS, self.sender)
+        self.provider = Provider()
+        self.push = Push(store, log, self.sender, [self.provider], self.clock, SETTINGS)
         self.servicer = self.push.servicer
 
     async def register(

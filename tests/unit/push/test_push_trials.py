@@ -6,8 +6,6 @@ import pytest
 
 from discovery.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted, Unavailable
 from hither.push.v1 import push_pb2
-from services.push.service import Push
-from tests.support.mesh import FakeMesh
 from tests.unit.push.conftest import PushDesk, delivery
 
 
@@ -52,10 +50,8 @@ async def test_a_device_is_tested_again_after_ten_seconds_and_others_at_once(des
 async def test_without_a_provider_that_is_said_each_time(desk: PushDesk) -> None:
     await desk.register("t")
     desk.sender.has_provider = False
-    without = Push(FakeMesh().mesh, desk.store, desk.log, desk.clock)
 
-    for servicer in (desk.servicer, desk.servicer, without.servicer, without.servicer):
-        desk.servicer = servicer
+    for _ in range(2):
         with pytest.raises(FailedPrecondition) as refused:
             await desk.test()
         assert refused.value.reason == "NO_PROVIDER"
@@ -114,12 +110,14 @@ async def test_a_kind_that_this_version_does_not_know_is_told_as_such(desk: Push
     assert told.kind == push_pb2.PUSH_KIND_UNSPECIFIED
 
 
-async def test_the_service_runs_until_it_is_cancelled(desk: PushDesk) -> None:
+async def test_the_service_runs_until_it_is_cancelled_and_closes_its_providers(desk: PushDesk) -> None:
     running = asyncio.ensure_future(desk.push.run())
     done, _ = await asyncio.wait([running], timeout=0)
     assert not done
+    assert not desk.provider.is_closed
 
     running.cancel()
 
     with pytest.raises(asyncio.CancelledError):
         await running
+    assert desk.provider.is_closed
