@@ -14,7 +14,7 @@ from services.ports.push_store import DeliveryLog, DeliveryRow, Fate, Platform, 
 from services.push import metrics
 from services.push.arrivals import Kind
 from services.push.composing import Composer, expires_ms
-from services.push.fates import Fates
+from services.push.fates import Fates, count
 from services.push.jobs import Job, Parcel, Tenure
 from services.push.lane import Lane
 from services.push.limits import Budgets
@@ -112,8 +112,8 @@ class Dispatcher:
             lane.wake()
 
     async def send_test(self, token: PushTokenRow) -> DeliveryRow:
-        """Sends the device a push that shows that pushes arrive, once and at once, whatever the limits; returns what became of it.
-        A token that is gone is forgotten.
+        """Sends the device a push that shows that pushes arrive, once and at once, whatever the limits; returns what became of it,
+        which is the caller's to record. A token that is gone is forgotten.
         """
         now_ms = self._clock.now_ms()
         name = str(uuid4())
@@ -149,7 +149,7 @@ class Dispatcher:
             attempts=attempts,
             latency_ms=took_ms,
         )
-        self.fates.take(token, row)
+        count(token, row)
         return row
 
     async def _try(self, provider: PushProvider, wake_up: WakeUp) -> Verdict:

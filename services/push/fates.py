@@ -52,8 +52,7 @@ class Fates:
 
     def take(self, token: PushTokenRow, row: DeliveryRow) -> None:
         """Counts a fate, and has it written."""
-        platform, reason = token.platform.name.lower(), metrics.reason_label(row.reason)
-        metrics.WAKE_UPS.labels(platform, row.kind, row.fate.name.lower(), reason).inc()
+        count(token, row)
         if len(self._rows) >= self._settings.most_unrecorded:
             self._rows.popleft()
             metrics.UNRECORDED.inc()
@@ -85,6 +84,12 @@ class Fates:
                 self._news.set()
                 return False
         return True
+
+
+def count(token: PushTokenRow, row: DeliveryRow) -> None:
+    """Counts a fate."""
+    platform, reason = token.platform.name.lower(), metrics.reason_label(row.reason)
+    metrics.WAKE_UPS.labels(platform, row.kind, row.fate.name.lower(), reason).inc()
 
 
 def _row(

@@ -21,6 +21,7 @@ from services.push.waiting import wait_until
 EXPIRED = "EXPIRED"
 NO_ROOM = "NO_ROOM"
 _SWEEP_S = 1.0
+_WARN_S = 60.0
 _log = structlog.get_logger("hither.push")
 
 
@@ -53,7 +54,7 @@ class Lane:
         self._in_flight: set[Job] = set()
         self._news = asyncio.Event()
         self._changed = asyncio.Event()
-        self._swept_s = clock.monotonic_s()
+        self._swept_s = self._warns_s = clock.monotonic_s()
         self._tell_state()
 
     @property
@@ -176,10 +177,10 @@ class Lane:
 
     def _failed(self, job: Job, verdict: Verdict) -> None:
         now_s = self._clock.monotonic_s()
-        was_away = self._breaker.away
         self._breaker.failed(now_s, verdict.retry_after_s)
-        if self._breaker.away and not was_away:
-            _log.warning("provider.away", platform=self._platform, reason=verdict.reason)
+        if self._breaker.away and now_s >= self._warns_s:
+            self._warns_s = now_s + _WARN_S
+            _log.warning("provider.away", platform=self._platform, reason=metrics.reason_label(verdict.reason))
         if job.tenure.over:
             return
         if job.gives_up_ms <= self._clock.now_ms():

@@ -190,9 +190,10 @@ class Partition:
     async def _until_room(self, window: Window) -> None:
         """Makes room and waits for it: in the window of what may be committed, and in the memory of the policy."""
         batch = self._settings.batch_records
+        most = max(0, self._settings.window_offsets - batch)
         while True:
             self._room.clear()
-            if window.span > self._settings.window_offsets - batch:
+            if window.span > most:
                 before = window.lowest + max(batch, self._settings.window_offsets // 4)
                 sent = self._policy.expedite_before(self._number, before, self._clock.now_ms())
                 metrics.EXPEDITED.labels("window").inc(sent)
@@ -202,7 +203,7 @@ class Partition:
             else:
                 return
             self._news()
-            if window.span > self._settings.window_offsets - batch or self._policy.full:
+            if window.span > most or self._policy.full:
                 await wait_until(self._room, _LOOK_AGAIN_S)
 
     async def _commit(self, window: Window) -> NoReturn:

@@ -29,10 +29,10 @@ class PushPolicySettings:
     """Silent pushes that one device is sent in an hour, in the long run: Apple allows two or three."""
     silent_burst: int = 3
     """Silent pushes that a device which was left alone may be sent at once."""
-    most_gathered: int = 1_000_000
-    """Messages that are gathered in this process, of some 40 bytes each; beyond, the oldest gatherings are sent before their time."""
+    most_gathered: int = 500_000
+    """Messages that are gathered in this process, at some 250 bytes each; beyond, the oldest gatherings are sent before their time."""
     most_gatherings: int = 100_000
-    """Pushes that they are gathered for, of about a kilobyte each; beyond, the same."""
+    """Pushes that they are gathered for, at about a kilobyte each; beyond, the same."""
     most_pairs: int = 200_000
     """Pairs of receiver and sender whose last alert is remembered; of more, those of the oldest alerts are forgotten."""
     most_devices: int = 100_000

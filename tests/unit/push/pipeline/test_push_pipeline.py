@@ -1,6 +1,7 @@
 """From the log to the providers, over a log on disk."""
 
 import asyncio
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -420,3 +421,29 @@ async def test_a_push_that_is_tried_again_costs_its_device_once(world: World) ->
         await world.committed()
 
     assert len(world.ios.sent) == 2
+
+
+async def test_two_owners_for_a_while_send_a_push_twice_at_most_and_as_the_same(world: World) -> None:
+    world.store.register("ben")
+    async with world.process() as one, world.process() as other:
+        await world.message()
+        await world.message(conversation="g.1", sender="cat")
+        await until(lambda: one.gathered == other.gathered == 1)
+        world.pass_s(one, 300)
+        other.wake()
+        await world.committed()
+        await until(lambda: one.held == other.held == 0)
+
+    sent = Counter(ids(push) for push in world.ios.sent)
+    assert len(sent) == 2
+    assert max(sent.values()) <= 2
+
+
+async def test_a_window_smaller_than_a_batch_still_comes_on(world: World) -> None:
+    world.store.register("ben")
+    async with world.process(quick(window_offsets=4, batch_records=16)):
+        for sender in ("ann", "cat", "dan"):
+            await world.message(sender=sender)
+        await world.committed()
+
+    assert len(world.ios.sent) == 3
