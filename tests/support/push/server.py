@@ -291,6 +291,9 @@ class _Connection(asyncio.Protocol):
             self._h2.reset_stream(stream, h2.errors.ErrorCodes.INTERNAL_ERROR)
         elif way is Way.CUT:
             self.cut()
+        elif way is Way.ENDLESS:
+            self._h2.send_headers(stream, [(":status", "400")])
+            self._h2.send_data(stream, b"x" * _FRAME)
         elif way is Way.GOAWAY:
             self._unanswered.discard(stream)
             self._go_away(stream - 2 if stream > 2 else 0)

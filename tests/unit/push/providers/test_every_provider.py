@@ -8,7 +8,7 @@ import structlog
 
 from services.ports.push_provider import Outcome
 from tests.support.clock import ManualClock
-from tests.support.push.behaviour import CUT, GOAWAY, HANG, RESET, Behaviour, answers, slow
+from tests.support.push.behaviour import CUT, ENDLESS, GOAWAY, HANG, RESET, Behaviour, answers, slow
 from tests.support.push.server import PushServer
 from tests.support.push.wake_ups import WakeUps
 from tests.unit.push.providers.conftest import provider_for
@@ -108,7 +108,7 @@ async def test_a_server_of_another_authority_is_told_nothing(
 async def test_attempts_under_way_end_with_retry_when_the_provider_is_closed(
     server: PushServer, clock: ManualClock, wake_ups: WakeUps
 ) -> None:
-    async with provider_for(server, clock) as provider:
+    async with provider_for(server, clock, timeout_s=3600) as provider:
         server.behave(HANG)
         attempts = [asyncio.create_task(provider.send(wake_ups.to(server, f"u{number}"))) for number in range(5)]
         await server.until_asked(5)
@@ -168,11 +168,14 @@ async def test_of_an_endless_answer_a_few_kilobytes_are_read(
     server: PushServer, clock: ManualClock, wake_ups: WakeUps
 ) -> None:
     async with provider_for(server, clock) as provider:
-        server.behave(answers(400, body=b"x" * 60_000), times=1)
+        await provider.send(wake_ups.to(server, "ann"))
+        before = server.connections
+        server.behave(ENDLESS, times=1)
         verdict = await provider.send(wake_ups.to(server, "ann"))
         again = await provider.send(wake_ups.to(server, "ann"))
     assert (verdict.outcome, verdict.reason) == (Outcome.REFUSED, "HTTP_400")
     assert again.outcome is Outcome.ACCEPTED
+    assert server.connections == before + 1
 
 
 async def test_no_redirect_is_followed(server: PushServer, clock: ManualClock, wake_ups: WakeUps) -> None:
