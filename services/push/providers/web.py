@@ -268,7 +268,7 @@ def payload(wake_up: WakeUp) -> bytes:
         content["tag"] = wake_up.collapse_id
     if wake_up.badge is not None:
         content["badge"] = wake_up.badge
-    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
 
 
 def encrypted(content: bytes, subscription: Subscription) -> bytes:

@@ -146,6 +146,12 @@ class PushServer(ABC):
         for connection in list(self.open):
             connection.cut()
 
+    async def leave(self) -> None:
+        """Ends all connections in the middle; returns once they are ended."""
+        ended = [connection.ended.wait() for connection in self.open]
+        self.cut()
+        await asyncio.gather(*ended)
+
     def accept(self, push: Accepted) -> None:
         """Counts a push as accepted."""
         self.accepted.append(push)
@@ -218,6 +224,7 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, server: PushServer) -> None:
         self._server = server
+        self.ended = asyncio.Event()
         self._h2 = h2.connection.H2Connection(_CONFIG)
         self._h2.local_settings = h2.settings.Settings(
             client=False, initial_values={h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: server.max_streams}
@@ -240,6 +247,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._server.open.discard(self)
+        self.ended.set()
 
     def cut(self) -> None:
         """Ends in the middle."""

@@ -54,6 +54,25 @@ async def test_what_a_leaving_server_did_not_look_at_goes_over_another_connectio
     assert [push.connection for push in server.accepted] == [before, before + 1]
 
 
+async def test_a_connection_that_was_ended_while_it_was_idle_costs_no_push(
+    server: PushServer, clock: ManualClock, wake_ups: WakeUps
+) -> None:
+    async with provider_for(server, clock) as provider:
+        await provider.send(wake_ups.to(server, "ann"))
+        before = server.connections
+        await server.leave()
+        verdict = await provider.send(wake_ups.to(server, "ben"))
+    assert verdict.outcome is Outcome.ACCEPTED
+    assert server.connections == before + 1
+
+
+async def test_what_no_text_can_hold_is_replaced(server: PushServer, clock: ManualClock, wake_ups: WakeUps) -> None:
+    async with provider_for(server, clock) as provider:
+        verdict = await provider.send(wake_ups.to(server, "ann", body="half \ud83d"))
+    assert verdict.outcome is Outcome.ACCEPTED
+    assert "half ?" in str(server.accepted[0].payload)
+
+
 async def test_a_server_that_leaves_amid_many_loses_none_that_is_tried_again(
     server: PushServer, clock: ManualClock, wake_ups: WakeUps
 ) -> None:
