@@ -8,6 +8,7 @@ import structlog
 
 from services.ports.push_provider import Outcome
 from tests.support.clock import ManualClock
+from tests.support.push.apns_server import ApnsServer
 from tests.support.push.behaviour import CUT, ENDLESS, GOAWAY, HANG, RESET, Behaviour, answers, slow
 from tests.support.push.server import PushServer
 from tests.support.push.wake_ups import WakeUps
@@ -246,3 +247,13 @@ async def test_a_handshake_that_hangs_leaves_no_connection_behind(
             verdict = await provider.send(push)
             await ended.wait()
     assert (verdict.outcome, verdict.reason) == (Outcome.RETRY, "TIMEOUT")
+
+
+async def test_who_finds_no_room_in_time_tries_again_later(
+    apns: ApnsServer, clock: ManualClock, wake_ups: WakeUps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.push.providers.connections.STREAMS", 0)
+    async with provider_for(apns, clock, timeout_s=0.05) as provider:
+        verdict = await provider.send(wake_ups.ios("ann"))
+    assert (verdict.outcome, verdict.reason) == (Outcome.RETRY, "BUSY")
+    assert apns.connections == 0
