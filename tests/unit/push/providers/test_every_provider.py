@@ -31,7 +31,7 @@ async def test_a_push_is_accepted_with_what_it_carries(
 async def test_a_connection_that_fails_is_retried_on_another_one(
     behaviour: Behaviour, reason: str, server: PushServer, clock: ManualClock, wake_ups: WakeUps
 ) -> None:
-    async with provider_for(server, clock, timeout_s=0.5) as provider:
+    async with provider_for(server, clock, timeout_s=1.5) as provider:
         await provider.send(wake_ups.to(server, "ann"))
         before = server.connections
         server.behave(behaviour, times=1)
@@ -216,7 +216,7 @@ async def test_nobody_sees_a_token_a_key_or_what_is_said(
     caplog.set_level(logging.INFO)
     push = wake_ups.to(server, "secret-token", title="secret title", body="secret body")
     with structlog.testing.capture_logs() as logs:
-        async with provider_for(server, clock, timeout_s=0.3) as provider:
+        async with provider_for(server, clock, timeout_s=1.5) as provider:
             for behaviour in (None, answers(400, "secret-token it is"), HANG, CUT):
                 server.behave(behaviour)
                 verdict = await provider.send(push)

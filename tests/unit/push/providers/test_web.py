@@ -22,6 +22,8 @@ from tests.support.push.wake_ups import DATA, WakeUps
 from tests.support.push.web_push_server import WebPushServer
 from tests.unit.push.providers.conftest import provider_for
 
+_POINT = "BCVxsr7N_eNgVRqvHtD0zTZsEc6-VV-JvLexhqUzORcxaOzi6-AYWXvTBHm4bjyPjs7Vd8pZGH6SRpkNtoIAiw4"
+
 
 async def test_the_subscriber_reads_what_was_sent(web: WebPushServer, clock: ManualClock, wake_ups: WakeUps) -> None:
     async with provider_for(web, clock) as provider:
@@ -171,6 +173,7 @@ async def test_an_endpoint_elsewhere_is_never_connected_to(
         {"keys": []},
         {"keys": {"p256dh": "AAAA"}},
         {"keys": {"p256dh": 1, "auth": 2}},
+        {"keys": {"p256dh": _POINT, "auth": "AAAA"}},
         {"keys": {"p256dh": "é", "auth": "AAAAAAAAAAAAAAAAAAAAAA"}},
         {"keys": {"p256dh": "B" + "A" * 86, "auth": "AAAAAAAAAAAAAAAAAAAAAA"}},
     ],
@@ -235,6 +238,14 @@ async def test_push_services_are_left_for_others_when_there_are_many(
         await provider.close()
         assert (await under_way).reason == "CLOSED"
     assert (busy.outcome, busy.reason) == (Outcome.RETRY, "BUSY")
+
+
+async def test_a_closed_provider_connects_to_nobody(web: WebPushServer, clock: ManualClock, wake_ups: WakeUps) -> None:
+    async with provider_for(web, clock) as provider:
+        await provider.close()
+        verdict = await provider.send(wake_ups.to(web, "ann"))
+    assert (verdict.outcome, verdict.reason) == (Outcome.RETRY, "CLOSED")
+    assert web.connections == 0
 
 
 async def test_a_push_service_may_speak_http_1(web: WebPushServer, clock: ManualClock, wake_ups: WakeUps) -> None:
