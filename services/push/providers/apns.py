@@ -151,7 +151,7 @@ def payload(wake_up: WakeUp) -> bytes:
     if wake_up.badge is not None:
         aps["badge"] = wake_up.badge
     data = {name: value for name, value in wake_up.data.items() if name != _RESERVED}
-    return json.dumps({"aps": aps, **data}, ensure_ascii=False, separators=(",", ":")).encode()
+    return json.dumps({"aps": aps, **data}, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
 
 
 def _said(wake_up: WakeUp) -> dict[str, str]:

@@ -133,6 +133,7 @@ class Connections:
             await line.close_if_done()
 
     async def _ask(self, request: httpcore.Request) -> Answer:
+        await self._leave_those_that_left()
         for _ in range(_LINES_TRIED):
             line = self._line()
             try:
@@ -145,6 +146,11 @@ class Connections:
             finally:
                 await line.close_if_done()
         raise _LineFailed
+
+    async def _leave_those_that_left(self) -> None:
+        for line in [line for line in self._lines if line.left]:
+            self._give_up(line)
+            await line.close_if_done()
 
     def _begin(self, deadline: asyncio.Timeout) -> None:
         self._attempts.add(deadline)
@@ -175,17 +181,22 @@ class _Line:
 
     def __init__(self, origin: SplitResult, tls: ssl.SSLContext, older: bool) -> None:
         self._http: httpcore.AsyncConnectionPool | httpcore.AsyncHTTPConnection
-        backend = TcpBackend()
+        self._tcp = TcpBackend()
         if older:
             self._http = httpcore.AsyncConnectionPool(
-                tls, max_connections=STREAMS, max_keepalive_connections=1, http2=True, network_backend=backend
+                tls, max_connections=STREAMS, max_keepalive_connections=1, http2=True, network_backend=self._tcp
             )
         else:
             at = _url(origin, "/").origin
-            self._http = httpcore.AsyncHTTPConnection(at, tls, http1=False, http2=True, network_backend=backend)
+            self._http = httpcore.AsyncHTTPConnection(at, tls, http1=False, http2=True, network_backend=self._tcp)
         self.asking = 0
         self.given_up = False
         self._closed = False
+
+    @property
+    def left(self) -> bool:
+        """Whether the server ended the connection while nobody asked it anything."""
+        return not self.asking and self._tcp.ended
 
     async def ask(self, request: httpcore.Request) -> Answer:
         """The answer. Raises _NotLookedAt or _LineFailed."""

@@ -6,6 +6,7 @@ time; it is renewed before it runs out, and before its time where FCM does not t
 
 import asyncio
 import json
+import re
 import ssl
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -29,6 +30,7 @@ TOKEN_RENEWED_S: Final = 5 * 60
 """Before it runs out."""
 TOKEN_KEPT_S: Final = 60.0
 
+_PROJECT: Final = re.compile(r"[A-Za-z0-9.:_-]{1,100}")
 _ASSERTION_S: Final = 3600
 _GRANT: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 _GONE: Final = frozenset({"UNREGISTERED", "SENDER_ID_MISMATCH"})
@@ -58,7 +60,9 @@ def service_account(setting: str, content: dict[str, Any]) -> ServiceAccount:
     if credentials is None or not all(isinstance(value, str) and value for value in wanted):
         raise ProviderSettingsError(f"{setting}: it is not the key file of a service account")
     project_id, email, token_url = map(str, wanted)
-    if urlsplit(token_url).scheme != "https":
+    if not _PROJECT.fullmatch(project_id):
+        raise ProviderSettingsError(f"{setting}: its project_id is none")
+    if urlsplit(token_url).scheme != "https" or not token_url.isascii():
         raise ProviderSettingsError(f"{setting}: its token_uri is not over TLS")
     return ServiceAccount(project_id, email, token_url, credentials.signer)
 
@@ -213,12 +217,16 @@ def message(wake_up: WakeUp, now_ms: int) -> bytes:
             shown["notification_count"] = wake_up.badge
         if shown:
             android["notification"] = shown
-    return json.dumps({"message": sent}, ensure_ascii=False, separators=(",", ":")).encode()
+    return json.dumps({"message": sent}, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
 
 
 def _size(wake_up: WakeUp) -> int:
-    data = sum(len(name.encode()) + len(value.encode()) for name, value in wake_up.data.items())
-    return len(wake_up.title.encode()) + len(wake_up.body.encode()) + data
+    data = sum(_bytes(name) + _bytes(value) for name, value in wake_up.data.items())
+    return _bytes(wake_up.title) + _bytes(wake_up.body) + data
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode(errors="replace"))
 
 
 def _error(answer: Answer) -> dict[str, Any]:

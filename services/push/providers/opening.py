@@ -1,7 +1,9 @@
 """Opens the push providers that the settings name."""
 
+import re
 import ssl
 from collections.abc import Mapping
+from typing import Final
 from urllib.parse import urlsplit
 
 from discovery.clock import Clock, SystemClock
@@ -13,6 +15,8 @@ from services.push.providers.fcm import FcmProvider, service_account
 from services.push.providers.keys import ProviderSettingsError, read_json, read_p256_key
 from services.push.providers.settings import PushProviderSettings
 from services.push.providers.web import WebHosts, WebPushProvider, vapid_key
+
+_NAME: Final = re.compile(r"[A-Za-z0-9.-]{1,200}")
 
 
 def open_providers(settings: PushProviderSettings, clock: Clock | None = None) -> Mapping[Platform, PushProvider]:
@@ -34,8 +38,10 @@ def open_providers(settings: PushProviderSettings, clock: Clock | None = None) -
 
 def _open_apns(settings: PushProviderSettings, tls: ssl.SSLContext, clock: Clock) -> ApnsProvider:
     for name in ("apns_key_id", "apns_team_id", "apns_topic"):
-        if not getattr(settings, name):
-            raise ProviderSettingsError(f"{name}: it is needed beside apns_key_file")
+        if not _NAME.fullmatch(getattr(settings, name)):
+            raise ProviderSettingsError(
+                f"{name}: it is needed beside apns_key_file, and has letters, digits, dots and dashes"
+            )
     key = read_p256_key("apns_key_file", settings.apns_key_file)
     return ApnsProvider(
         ApnsKey(key, settings.apns_key_id, settings.apns_team_id),

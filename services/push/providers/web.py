@@ -28,7 +28,7 @@ from py_vapid import Vapid02, VapidException
 from discovery.clock import Clock, SystemClock
 from services.ports.push_provider import Outcome, Urgency, Verdict, WakeUp
 from services.push.providers.answers import retry, unanswered
-from services.push.providers.connections import BUSY, Answer, Connections, NoAnswer
+from services.push.providers.connections import BUSY, CLOSED, Answer, Connections, NoAnswer
 from services.push.providers.keys import ProviderSettingsError
 
 PAYLOAD_MOST_BYTES: Final = 3993
@@ -169,6 +169,7 @@ class WebPushProvider:
         self._timeout_s = timeout_s
         self._clock: Clock = clock or SystemClock()
         self._services: OrderedDict[str, _Service] = OrderedDict()
+        self._closed = False
 
     @property
     def application_server_key(self) -> str:
@@ -201,6 +202,7 @@ class WebPushProvider:
 
     async def close(self) -> None:
         """See PushProvider."""
+        self._closed = True
         for service in list(self._services.values()):
             await service.connections.close()
 
@@ -212,7 +214,9 @@ class WebPushProvider:
         return self._services[origin]
 
     def _make_room(self) -> "_Service | None":
-        """The service that is to be left for another one. Raises NoAnswer if all of them are busy."""
+        """The service that is to be left for another one. Raises NoAnswer if all of them are busy, or we are closed."""
+        if self._closed:
+            raise NoAnswer(CLOSED)
         if len(self._services) < ORIGINS_MOST:
             return None
         for origin, service in self._services.items():
@@ -268,7 +272,7 @@ def payload(wake_up: WakeUp) -> bytes:
         content["tag"] = wake_up.collapse_id
     if wake_up.badge is not None:
         content["badge"] = wake_up.badge
-    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
 
 
 def encrypted(content: bytes, subscription: Subscription) -> bytes:

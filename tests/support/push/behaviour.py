@@ -18,6 +18,8 @@ class Way(Enum):
     GOAWAY = auto()
     """Neither it nor what comes after it on the connection is processed: GOAWAY says so, and the connection ends once what came
     before is answered."""
+    ENDLESS = auto()
+    """It is answered with 400 and a body that does not end."""
     SLOW = auto()
     """It is answered as usual, later."""
 
@@ -42,6 +44,7 @@ HANG = Behaviour(Way.HANG)
 RESET = Behaviour(Way.RESET)
 CUT = Behaviour(Way.CUT)
 GOAWAY = Behaviour(Way.GOAWAY)
+ENDLESS = Behaviour(Way.ENDLESS)
 
 
 def answers(

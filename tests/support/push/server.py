@@ -21,6 +21,7 @@ import h2.settings
 from hyperframe.frame import GoAwayFrame
 
 from discovery.clock import Clock, SystemClock
+from discovery.rpc.tls import TlsSettings
 from services.push.providers.settings import PushProviderSettings
 from tests.support.certs import Pki, named
 from tests.support.push.behaviour import Behaviour, Way
@@ -80,7 +81,7 @@ class PushServer(ABC):
         """How many have been made."""
         self.most_streams = 0
         """That were open at a time on one connection."""
-        self.open: set[_Connection] = set()
+        self.open: set[Connection] = set()
         self.clock: Clock = clock or SystemClock()
         self.max_streams = max_streams
         self.pki = pki
@@ -88,18 +89,19 @@ class PushServer(ABC):
         self._acceptance = Count()
         self._asking = Count()
         self._server: asyncio.Server | None = None
+        self.files = TlsSettings()
         self.port = 0
         self.url = ""
         self.ca_file = ""
 
     async def __aenter__(self) -> Self:
-        files = self.pki.write(self.pki.issue(named("push")), folder="push")
+        self.files = self.pki.write(self.pki.issue(named("push")), folder="push")
         loop = asyncio.get_running_loop()
-        context = _http2_only(files.cert, files.key)
-        self._server = await loop.create_server(lambda: _Connection(self), "127.0.0.1", 0, ssl=context, backlog=1000)
+        context = server_context(self.files, "h2")
+        self._server = await loop.create_server(lambda: Connection(self), "127.0.0.1", 0, ssl=context, backlog=1000)
         self.port = self._server.sockets[0].getsockname()[1]
         self.url = f"https://127.0.0.1:{self.port}"
-        self.ca_file = files.ca
+        self.ca_file = self.files.ca
         return self
 
     async def __aexit__(
@@ -145,6 +147,12 @@ class PushServer(ABC):
         """Ends all connections in the middle."""
         for connection in list(self.open):
             connection.cut()
+
+    async def leave(self) -> None:
+        """Ends all connections in the middle; returns once they are ended."""
+        ended = [connection.ended.wait() for connection in self.open]
+        self.cut()
+        await asyncio.gather(*ended)
 
     def accept(self, push: Accepted) -> None:
         """Counts a push as accepted."""
@@ -213,11 +221,12 @@ class Count:
                 waiting[1].set_result(None)
 
 
-class _Connection(asyncio.Protocol):
+class Connection(asyncio.Protocol):
     """A client's connection."""
 
     def __init__(self, server: PushServer) -> None:
         self._server = server
+        self.ended = asyncio.Event()
         self._h2 = h2.connection.H2Connection(_CONFIG)
         self._h2.local_settings = h2.settings.Settings(
             client=False, initial_values={h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: server.max_streams}
@@ -240,6 +249,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._server.open.discard(self)
+        self.ended.set()
 
     def cut(self) -> None:
         """Ends in the middle."""
@@ -291,6 +301,9 @@ class _Connection(asyncio.Protocol):
             self._h2.reset_stream(stream, h2.errors.ErrorCodes.INTERNAL_ERROR)
         elif way is Way.CUT:
             self.cut()
+        elif way is Way.ENDLESS:
+            self._h2.send_headers(stream, [(":status", "400")])
+            self._h2.send_data(stream, b"x" * _FRAME)
         elif way is Way.GOAWAY:
             self._unanswered.discard(stream)
             self._go_away(stream - 2 if stream > 2 else 0)
@@ -329,8 +342,9 @@ class _Connection(asyncio.Protocol):
             self._transport.write(data)
 
 
-def _http2_only(cert: str, key: str) -> ssl.SSLContext:
+def server_context(files: TlsSettings, protocol: str) -> ssl.SSLContext:
+    """TLS of a server with these files that speaks this protocol ("h2" or "http/1.1") only."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(cert, key)
-    context.set_alpn_protocols(["h2"])
+    context.load_cert_chain(files.cert, files.key)
+    context.set_alpn_protocols([protocol])
     return context

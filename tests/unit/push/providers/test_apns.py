@@ -4,12 +4,13 @@ import asyncio
 
 import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 
 from services.ports.push_provider import Outcome, Urgency
 from services.ports.push_store import Platform
-from services.push.providers.apns import TOKEN_KEPT_S, TOKEN_RENEWED_S
+from services.push.providers.apns import TOKEN_KEPT_S, TOKEN_RENEWED_S, ApnsKey, ApnsTokens
 from tests.support.clock import ManualClock
-from tests.support.push.apns_server import TOPIC, ApnsServer
+from tests.support.push.apns_server import KEY_ID, TEAM_ID, TOPIC, ApnsServer
 from tests.support.push.behaviour import answers
 from tests.support.push.wake_ups import WakeUps, apns_token
 from tests.unit.push.providers.conftest import provider_for
@@ -84,6 +85,7 @@ async def test_tokens_of_no_device_are_gone(apns: ApnsServer, clock: ManualClock
     assert (foreign.outcome, foreign.reason) == (Outcome.GONE, "DeviceTokenNotForTopic")
     assert (short.outcome, short.reason) == (Outcome.GONE, "BadDeviceToken")
     assert (odd.outcome, odd.reason) == (Outcome.GONE, "BadDeviceToken")
+    assert apns.asked == 3
 
 
 @pytest.mark.parametrize(
@@ -96,6 +98,7 @@ async def test_tokens_of_no_device_are_gone(apns: ApnsServer, clock: ManualClock
         (403, "ExpiredProviderToken", Outcome.RETRY),
         (404, "BadPath", Outcome.REFUSED),
         (410, "ExpiredToken", Outcome.GONE),
+        (410, "NewWord", Outcome.GONE),
         (429, "TooManyRequests", Outcome.RETRY),
         (500, "InternalServerError", Outcome.RETRY),
         (503, "ServiceUnavailable", Outcome.RETRY),
@@ -154,10 +157,22 @@ async def test_a_provider_token_that_apple_takes_for_expired_is_made_anew_at_onc
         assert len(apns.provider_tokens) == 2
         apns.revoked.update(apns.provider_tokens)
         clock.advance(60)
+        before = apns.asked
         verdict = await provider.send(wake_ups.ios("ann"))
         assert (verdict.outcome, verdict.reason) == (Outcome.RETRY, "ExpiredProviderToken")
+        assert apns.asked == before + 1
         assert len(apns.provider_tokens) == 2
         clock.advance(TOKEN_KEPT_S)
         assert (await provider.send(wake_ups.ios("ann"))).outcome is Outcome.ACCEPTED
     claims = [jwt.decode(token, options={"verify_signature": False}) for token in apns.provider_tokens]
     assert all(set(claim) == {"iss", "iat"} for claim in claims)
+
+
+def test_a_token_that_was_renewed_meanwhile_is_not_made_anew(clock: ManualClock) -> None:
+    tokens = ApnsTokens(ApnsKey(generate_private_key(SECP256R1()), KEY_ID, TEAM_ID), clock)
+    old = tokens.current()
+    clock.advance(TOKEN_RENEWED_S)
+    renewed = tokens.current()
+    assert renewed != old
+    assert tokens.instead_of(old) == renewed
+    assert tokens.instead_of(renewed) != renewed

@@ -8,7 +8,8 @@ import structlog
 
 from services.ports.push_provider import Outcome
 from tests.support.clock import ManualClock
-from tests.support.push.behaviour import CUT, GOAWAY, HANG, RESET, Behaviour, answers, slow
+from tests.support.push.apns_server import ApnsServer
+from tests.support.push.behaviour import CUT, ENDLESS, GOAWAY, HANG, RESET, Behaviour, answers, slow
 from tests.support.push.server import PushServer
 from tests.support.push.wake_ups import WakeUps
 from tests.unit.push.providers.conftest import provider_for
@@ -30,7 +31,7 @@ async def test_a_push_is_accepted_with_what_it_carries(
 async def test_a_connection_that_fails_is_retried_on_another_one(
     behaviour: Behaviour, reason: str, server: PushServer, clock: ManualClock, wake_ups: WakeUps
 ) -> None:
-    async with provider_for(server, clock, timeout_s=0.5) as provider:
+    async with provider_for(server, clock, timeout_s=1.5) as provider:
         await provider.send(wake_ups.to(server, "ann"))
         before = server.connections
         server.behave(behaviour, times=1)
@@ -52,6 +53,25 @@ async def test_what_a_leaving_server_did_not_look_at_goes_over_another_connectio
         verdict = await provider.send(wake_ups.to(server, "ben"))
     assert verdict.outcome is Outcome.ACCEPTED
     assert [push.connection for push in server.accepted] == [before, before + 1]
+
+
+async def test_a_connection_that_was_ended_while_it_was_idle_costs_no_push(
+    server: PushServer, clock: ManualClock, wake_ups: WakeUps
+) -> None:
+    async with provider_for(server, clock) as provider:
+        await provider.send(wake_ups.to(server, "ann"))
+        before = server.connections
+        await server.leave()
+        verdict = await provider.send(wake_ups.to(server, "ben"))
+    assert verdict.outcome is Outcome.ACCEPTED
+    assert server.connections == before + 1
+
+
+async def test_what_no_text_can_hold_is_replaced(server: PushServer, clock: ManualClock, wake_ups: WakeUps) -> None:
+    async with provider_for(server, clock) as provider:
+        verdict = await provider.send(wake_ups.to(server, "ann", body="half \ud83d"))
+    assert verdict.outcome is Outcome.ACCEPTED
+    assert "half ?" in str(server.accepted[0].payload)
 
 
 async def test_a_server_that_leaves_amid_many_loses_none_that_is_tried_again(
@@ -108,7 +128,7 @@ async def test_a_server_of_another_authority_is_told_nothing(
 async def test_attempts_under_way_end_with_retry_when_the_provider_is_closed(
     server: PushServer, clock: ManualClock, wake_ups: WakeUps
 ) -> None:
-    async with provider_for(server, clock) as provider:
+    async with provider_for(server, clock, timeout_s=3600) as provider:
         server.behave(HANG)
         attempts = [asyncio.create_task(provider.send(wake_ups.to(server, f"u{number}"))) for number in range(5)]
         await server.until_asked(5)
@@ -168,11 +188,14 @@ async def test_of_an_endless_answer_a_few_kilobytes_are_read(
     server: PushServer, clock: ManualClock, wake_ups: WakeUps
 ) -> None:
     async with provider_for(server, clock) as provider:
-        server.behave(answers(400, body=b"x" * 60_000), times=1)
+        await provider.send(wake_ups.to(server, "ann"))
+        before = server.connections
+        server.behave(ENDLESS, times=1)
         verdict = await provider.send(wake_ups.to(server, "ann"))
         again = await provider.send(wake_ups.to(server, "ann"))
     assert (verdict.outcome, verdict.reason) == (Outcome.REFUSED, "HTTP_400")
     assert again.outcome is Outcome.ACCEPTED
+    assert server.connections == before + 1
 
 
 async def test_no_redirect_is_followed(server: PushServer, clock: ManualClock, wake_ups: WakeUps) -> None:
@@ -193,7 +216,7 @@ async def test_nobody_sees_a_token_a_key_or_what_is_said(
     caplog.set_level(logging.INFO)
     push = wake_ups.to(server, "secret-token", title="secret title", body="secret body")
     with structlog.testing.capture_logs() as logs:
-        async with provider_for(server, clock, timeout_s=0.3) as provider:
+        async with provider_for(server, clock, timeout_s=1.5) as provider:
             for behaviour in (None, answers(400, "secret-token it is"), HANG, CUT):
                 server.behave(behaviour)
                 verdict = await provider.send(push)
@@ -224,3 +247,13 @@ async def test_a_handshake_that_hangs_leaves_no_connection_behind(
             verdict = await provider.send(push)
             await ended.wait()
     assert (verdict.outcome, verdict.reason) == (Outcome.RETRY, "TIMEOUT")
+
+
+async def test_who_finds_no_room_in_time_tries_again_later(
+    apns: ApnsServer, clock: ManualClock, wake_ups: WakeUps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.push.providers.connections.STREAMS", 0)
+    async with provider_for(apns, clock, timeout_s=0.05) as provider:
+        verdict = await provider.send(wake_ups.ios("ann"))
+    assert (verdict.outcome, verdict.reason) == (Outcome.RETRY, "BUSY")
+    assert apns.connections == 0

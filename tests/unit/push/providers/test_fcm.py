@@ -167,7 +167,7 @@ async def test_a_token_endpoint_that_hangs_holds_up_nobody_for_long(
     fcm: FcmServer, clock: ManualClock, wake_ups: WakeUps
 ) -> None:
     fcm.token_hangs = True
-    async with provider_for(fcm, clock, timeout_s=0.3) as provider:
+    async with provider_for(fcm, clock, timeout_s=1.5) as provider:
         verdicts = await asyncio.gather(*(provider.send(wake_ups.to(fcm, f"u{number}")) for number in range(20)))
         fcm.token_hangs = False
         again = await provider.send(wake_ups.to(fcm, "ann"))
@@ -179,7 +179,7 @@ async def test_a_provider_that_is_closed_amid_asking_for_a_token_ends(
     fcm: FcmServer, clock: ManualClock, wake_ups: WakeUps
 ) -> None:
     fcm.token_hangs = True
-    async with provider_for(fcm, clock) as provider:
+    async with provider_for(fcm, clock, timeout_s=3600) as provider:
         attempt = asyncio.create_task(provider.send(wake_ups.to(fcm, "ann")))
         await fcm.until_token_asked(1)
         await provider.close()

@@ -52,6 +52,7 @@ async def test_browsers_are_told_the_key_that_they_subscribe_with(tmp_path: Path
         ("apns_key_id", ""),
         ("apns_team_id", ""),
         ("apns_topic", ""),
+        ("apns_topic", "org.exämple"),
         ("apns_url", "http://api.push.apple.com"),
         ("apns_url", "https://api.push.apple.com:port"),
         ("apns_url", "https://api.push.apple.com/3"),

@@ -2,23 +2,27 @@
 
 import asyncio
 import json
+from collections.abc import Awaitable
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from services.ports.push_provider import Outcome, Urgency
+from services.ports.push_provider import Outcome, Urgency, Verdict
 from services.ports.push_store import Platform
 from services.push.providers.opening import open_providers
 from services.push.providers.settings import WEB_HOSTS
 from services.push.providers.web import PAYLOAD_MOST_BYTES, VAPID_LIFE_S, VAPID_RENEWED_S, WebHosts
 from tests.support.certs import Pki
 from tests.support.clock import ManualClock
-from tests.support.push.behaviour import answers
+from tests.support.push.behaviour import HANG, answers
+from tests.support.push.server import Connection, server_context
 from tests.support.push.wake_ups import DATA, WakeUps
 from tests.support.push.web_push_server import WebPushServer
 from tests.unit.push.providers.conftest import provider_for
+
+_POINT = "BCVxsr7N_eNgVRqvHtD0zTZsEc6-VV-JvLexhqUzORcxaOzi6-AYWXvTBHm4bjyPjs7Vd8pZGH6SRpkNtoIAiw4"
 
 
 async def test_the_subscriber_reads_what_was_sent(web: WebPushServer, clock: ManualClock, wake_ups: WakeUps) -> None:
@@ -169,6 +173,7 @@ async def test_an_endpoint_elsewhere_is_never_connected_to(
         {"keys": []},
         {"keys": {"p256dh": "AAAA"}},
         {"keys": {"p256dh": 1, "auth": 2}},
+        {"keys": {"p256dh": _POINT, "auth": "AAAA"}},
         {"keys": {"p256dh": "é", "auth": "AAAAAAAAAAAAAAAAAAAAAA"}},
         {"keys": {"p256dh": "B" + "A" * 86, "auth": "AAAAAAAAAAAAAAAAAAAAAA"}},
     ],
@@ -213,3 +218,58 @@ async def test_what_is_no_subscription_is_gone(
 )
 def test_push_services_in_use_are_allowed_and_nobody_else(endpoint: str, allowed: bool) -> None:
     assert WebHosts.parse(WEB_HOSTS, "443").allow(urlsplit(endpoint)) is allowed
+
+
+async def test_push_services_are_left_for_others_when_there_are_many(
+    web: WebPushServer, pki: Pki, clock: ManualClock, wake_ups: WakeUps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.push.providers.web.ORIGINS_MOST", 1)
+    async with WebPushServer(pki, clock=clock) as other:
+        other.take_key_of(web)
+        ports = f"{urlsplit(web.url).port} {urlsplit(other.url).port}"
+        [provider] = open_providers(replace(web.settings, web_ports=ports), clock).values()
+        [first] = await _connections_after(web, provider.send(wake_ups.to(web, "ann")))
+        await provider.send(wake_ups.to(other, "ben"))
+        await first.ended.wait()
+        other.behave(HANG)
+        under_way = asyncio.create_task(provider.send(wake_ups.to(other, "ben")))
+        await other.until_asked(2)
+        busy = await provider.send(wake_ups.to(web, "ann"))
+        await provider.close()
+        assert (await under_way).reason == "CLOSED"
+    assert (busy.outcome, busy.reason) == (Outcome.RETRY, "BUSY")
+
+
+async def test_a_closed_provider_connects_to_nobody(web: WebPushServer, clock: ManualClock, wake_ups: WakeUps) -> None:
+    async with provider_for(web, clock) as provider:
+        await provider.close()
+        verdict = await provider.send(wake_ups.to(web, "ann"))
+    assert (verdict.outcome, verdict.reason) == (Outcome.RETRY, "CLOSED")
+    assert web.connections == 0
+
+
+async def test_a_push_service_may_speak_http_1(web: WebPushServer, clock: ManualClock, wake_ups: WakeUps) -> None:
+    asked: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(int(line.split(b":")[1]) for line in head.lower().splitlines() if b"content-length" in line)
+        asked.append(head + await reader.readexactly(length))
+        writer.write(b"HTTP/1.1 201 Created\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    pushes = [wake_ups.to(web, f"u{number}") for number in range(5)]
+    async with provider_for(web, clock) as provider:
+        await web.close()
+        context = server_context(web.files, "http/1.1")
+        async with await asyncio.start_server(answer, "127.0.0.1", web.port, ssl=context):
+            verdicts = await asyncio.gather(*map(provider.send, pushes))
+    assert {verdict.outcome for verdict in verdicts} == {Outcome.ACCEPTED}
+    assert len(asked) == 5
+    assert all(b"POST /push/u" in request for request in asked)
+
+
+async def _connections_after(server: WebPushServer, sending: Awaitable[Verdict]) -> list[Connection]:
+    assert (await sending).outcome is Outcome.ACCEPTED
+    return list(server.open)
