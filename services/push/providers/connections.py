@@ -227,10 +227,11 @@ class _Line:
         if not self.given_up or self.asking or self._closed:
             return
         self._closed = True
-        try:
-            await self._http.aclose()
-        except _FORESEEN:
-            log.debug("A push connection that failed could not be closed in order")
+        for close in (self._http.aclose, self._tcp.close):
+            try:
+                await close()
+            except _FORESEEN:
+                log.debug("A push connection that failed could not be closed in order")
 
     async def _body(self, response: httpcore.Response) -> bytes:
         body = b""

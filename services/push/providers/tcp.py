@@ -1,7 +1,8 @@
-"""How connections are begun: as httpcore begins them, but none is left behind open, and whether one was ended can be seen.
+"""How connections are begun and ended: as httpcore does it, but none is left behind open, and whether one was ended can be seen.
 
-httpcore closes what it connected when the TLS handshake fails, but not when the attempt is cancelled amid it. And over HTTP/2 it
-reads only while an answer is awaited: so that a server took leave of an idle connection would be found out by the next push.
+httpcore closes what it connected when the TLS handshake fails, but not when the attempt is cancelled amid it; and its pool forgets
+a connection whose first request failed, though the next one may have been made over it by then. Over HTTP/2 it reads only while
+an answer is awaited: that a server took leave of an idle connection would be found out by the next push.
 """
 
 import select
@@ -18,21 +19,21 @@ _KEEPALIVE: Final = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT"
 
 
 class TcpBackend(httpcore.AsyncNetworkBackend):
-    """See the module. Of one connection, or of several one after the other."""
+    """See the module. Of one connection, or of several."""
 
     def __init__(self) -> None:
         self._backend = httpcore.AnyIOBackend()
-        self._last: httpcore.AsyncNetworkStream | None = None
+        self._made: set[_Stream] = set()
 
     @property
     def ended(self) -> bool:
-        """Whether the other side has ended the connection that was made last, as far as this system can tell."""
-        made = None if self._last is None else self._last.get_extra_info("socket")
-        if sys.platform != "linux" or made is None or made.fileno() < 0:
-            return False
-        poll = select.poll()
-        poll.register(made.fileno(), select.POLLRDHUP)
-        return bool(poll.poll(0))
+        """Whether the other side has ended a connection, as far as this system can tell."""
+        return any(stream.ended for stream in self._made)
+
+    async def close(self) -> None:
+        """Closes what is still open."""
+        for stream in list(self._made):
+            await stream.aclose()
 
     async def connect_tcp(
         self,
@@ -44,15 +45,26 @@ class TcpBackend(httpcore.AsyncNetworkBackend):
     ) -> httpcore.AsyncNetworkStream:
         """See httpcore."""
         options = [*(socket_options or ()), *_keepalive()]
-        self._last = await self._backend.connect_tcp(host, port, timeout, local_address, options)
-        return _TcpStream(self._last)
+        stream = _Stream(await self._backend.connect_tcp(host, port, timeout, local_address, options), self._made)
+        self._made.add(stream)
+        return stream
 
 
-class _TcpStream(httpcore.AsyncNetworkStream):
-    """Before TLS, which everything here speaks: there is nothing to read or write yet."""
+class _Stream(httpcore.AsyncNetworkStream):
+    """A connection, which is in `made` until it is closed."""
 
-    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+    def __init__(self, stream: httpcore.AsyncNetworkStream, made: "set[_Stream]") -> None:
         self._stream = stream
+        self._made = made
+        self._socket = stream.get_extra_info("socket")
+
+    @property
+    def ended(self) -> bool:
+        if sys.platform != "linux" or self._socket.fileno() < 0:
+            return False
+        poll = select.poll()
+        poll.register(self._socket.fileno(), select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     async def start_tls(
         self,
@@ -62,13 +74,23 @@ class _TcpStream(httpcore.AsyncNetworkStream):
     ) -> httpcore.AsyncNetworkStream:
         """See httpcore."""
         try:
-            return await self._stream.start_tls(ssl_context, server_hostname, timeout)
+            self._stream = await self._stream.start_tls(ssl_context, server_hostname, timeout)
         except BaseException:
-            await self._stream.aclose()
+            await self.aclose()
             raise
+        return self
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 (httpcore's)
+        """See httpcore."""
+        return await self._stream.read(max_bytes, timeout)
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 (httpcore's)
+        """See httpcore."""
+        await self._stream.write(buffer, timeout)
 
     async def aclose(self) -> None:
         """See httpcore."""
+        self._made.discard(self)
         await self._stream.aclose()
 
     def get_extra_info(self, info: str) -> Any:

@@ -151,6 +151,19 @@ async def test_a_cancelled_attempt_leaves_the_provider_usable(
         assert (await provider.send(wake_ups.to(server, "ann"))).outcome is Outcome.ACCEPTED
 
 
+async def test_a_connection_whose_first_attempt_was_cancelled_is_closed_in_the_end(
+    server: PushServer, clock: ManualClock, wake_ups: WakeUps
+) -> None:
+    pushes = [wake_ups.to(server, "ann"), wake_ups.to(server, "ben")]
+    async with provider_for(server, clock) as provider:
+        first, second = (asyncio.create_task(provider.send(push)) for push in pushes)
+        await asyncio.sleep(0)
+        first.cancel()
+        assert (await second).outcome is Outcome.ACCEPTED
+    for connection in list(server.open):
+        await connection.ended.wait()
+
+
 @pytest.mark.parametrize(
     ("retry_after", "waits_s"),
     [("7", 7.0), ("Mon, 21 Sep 2026 14:13:30 GMT", 10.0), ("soon", None), ("", None), ("99999999", 3600.0)],
