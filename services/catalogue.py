@@ -17,10 +17,12 @@ from services.location.live_service import Live
 from services.location.nearby_service import Nearby
 from services.location.service import Location
 from services.messaging.service import Messaging
+from services.ports.push_store import Platform
 from services.presence.service import Presence
 from services.push.pipeline import PushPipeline
 from services.push.providers.keys import ProviderSettingsError
 from services.push.providers.opening import open_providers
+from services.push.providers.web import WebPushProvider
 from services.push.service import Push
 from services.push.unread import MessagingUnread
 from services.sessions.service import Sessions
@@ -119,7 +121,9 @@ async def _push(wiring: Wiring) -> Service:
         config.pushpolicy,
         config.pushpipeline,
     )
-    return Push(store, delivery_log, pipeline, providers.values(), wiring.clock, config.push)
+    web = providers.get(Platform.WEB)
+    key = web.application_server_key if isinstance(web, WebPushProvider) else ""
+    return Push(store, delivery_log, pipeline, providers.values(), wiring.clock, config.push, key)
 
 
 _MAKERS: Mapping[str, Callable[[Wiring], Awaitable[Service]]] = MappingProxyType(

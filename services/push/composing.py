@@ -47,6 +47,8 @@ class Composer:
                 "seq": str(plan.newest.seq),
                 "pos": str(plan.newest.pos),
                 "messages": str(messages),
+                "push_id": job.push_id,
+                **({} if unread is None else {"badge": str(unread.total)}),
             },
         )
 

@@ -30,7 +30,7 @@ class Pipeline(TestSender, Protocol):
 
 class Push:
     """Who can be woken up, how they want it, and when they are. `servicer` answers from the start. `providers` are what the pipeline
-    sends by: they are closed when run() ends.
+    sends by: they are closed when run() ends. `application_server_key` is what browsers subscribe with; empty: they cannot.
     """
 
     def __init__(
@@ -41,12 +41,13 @@ class Push:
         providers: Iterable[PushProvider],
         clock: Clock,
         settings: PushSettings = PushSettings(),  # noqa: B008 - frozen
+        application_server_key: str = "",
     ) -> None:
         self._pipeline = pipeline
         self._providers = tuple(providers)
         wishes = Wishes(store, clock, settings)
         trials = Trials(store, delivery_log, pipeline, clock, settings)
-        self.servicer = PushServicer(store, delivery_log, wishes, trials, clock, settings)
+        self.servicer = PushServicer(store, delivery_log, wishes, trials, clock, settings, application_server_key)
 
     async def run(self) -> None:
         """Works in the background until cancelled; ends with an ExceptionGroup if part of the work dies."""

@@ -5,7 +5,7 @@ from hither.push.v1 import push_service_pb2 as pb
 from hither.push.v1.push_service_pb2_grpc import PushServiceServicer
 from services.paging import decode_token, encode_token
 from services.ports.push_store import FOREVER_MS, DeliveryLog, Platform, Preview, PushStore, PushTokenRow
-from services.push.errors import TooMany
+from services.push.errors import NoProvider, TooMany
 from services.push.settings import PushSettings
 from services.push.tokens import checked
 from services.push.trying import Trials
@@ -27,6 +27,7 @@ class PushServicer(PushServiceServicer):
         trials: Trials,
         clock: Clock,
         settings: PushSettings,
+        application_server_key: str,
     ) -> None:
         self._store = store
         self._delivery_log = delivery_log
@@ -34,6 +35,7 @@ class PushServicer(PushServiceServicer):
         self._trials = trials
         self._clock = clock
         self._settings = settings
+        self._application_server_key = application_server_key
 
     async def RegisterPushToken(
         self, request: pb.RegisterPushTokenRequest, context: object
@@ -108,6 +110,14 @@ class PushServicer(PushServiceServicer):
             mutes=[mute_message(*mute) for mute in mutes[:size]],
             next_page_token=encode_token(list_name, mutes[size - 1][0]) if len(mutes) > size else "",
         )
+
+    async def GetApplicationServerKey(
+        self, request: pb.GetApplicationServerKeyRequest, context: object
+    ) -> pb.GetApplicationServerKeyResponse:
+        """See the contract."""
+        if not self._application_server_key:
+            raise NoProvider("Web Push is not set up here.")
+        return pb.GetApplicationServerKeyResponse(application_server_key=self._application_server_key)
 
     async def SendTestPush(self, request: pb.SendTestPushRequest, context: object) -> pb.SendTestPushResponse:
         """See the contract."""

@@ -100,6 +100,7 @@ async def test_each_device_of_who_is_away_is_woken_up_once_and_the_badge_is_righ
     pockets = Pockets(pocket, ann)
     await pockets.register()
     await ann.put("/settings/push", {"preview": "TEXT"})
+    assert (await ann.get("/push-key"))["application_server_key"]
     async with line(pocket.hither.websocket_url, bob) as bobs:
         first = await say(bobs, "1", "Are you there?", to=ann.user_id)
         for woken in await pockets.woken(1):

@@ -73,7 +73,7 @@ class PushDesk:
         self.clock = ManualClock()
         self.sender = Sender(self.clock)
         self.provider = Provider()
-        self.push = Push(store, log, self.sender, [self.provider], self.clock, SETTINGS)
+        self.push = Push(store, log, self.sender, [self.provider], self.clock, SETTINGS, "BKey")
         self.servicer = self.push.servicer
 
     async def register(

@@ -6,6 +6,8 @@ import pytest
 
 from discovery.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted, Unavailable
 from hither.push.v1 import push_pb2
+from hither.push.v1 import push_service_pb2 as pb
+from services.push.service import Push
 from tests.unit.push.conftest import PushDesk, delivery
 
 
@@ -45,6 +47,17 @@ async def test_a_device_is_tested_again_after_ten_seconds_and_others_at_once(des
 
     assert (refused.value.reason, refused.value.retry_after_s) == ("RATE_LIMITED", 6)
     assert len(desk.sender.asked) == 3
+
+
+async def test_a_browser_gets_the_key_to_subscribe_with_unless_there_is_none(desk: PushDesk) -> None:
+    request = pb.GetApplicationServerKeyRequest(user_id="ann")
+    answer = await desk.servicer.GetApplicationServerKey(request, None)
+    assert answer.application_server_key == "BKey"
+
+    without = Push(desk.store, desk.log, desk.sender, (), desk.clock)
+    with pytest.raises(FailedPrecondition) as refused:
+        await without.servicer.GetApplicationServerKey(request, None)
+    assert refused.value.reason == "NO_PROVIDER"
 
 
 async def test_without_a_provider_that_is_said_each_time(desk: PushDesk) -> None:
