@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 from discovery.clock import Clock
 from discovery.ids import Snowflakes
 from discovery.mesh import Mesh
-from services.config import Config
+from services.config import Config, ConfigError
 from services.data_directory import DataDirectory
 from services.directory.service import Directory
 from services.directory.tokens import TokenIssuer
@@ -17,8 +17,14 @@ from services.location.live_service import Live
 from services.location.nearby_service import Nearby
 from services.location.service import Location
 from services.messaging.service import Messaging
+from services.ports.push_store import Platform
 from services.presence.service import Presence
+from services.push.pipeline import PushPipeline
+from services.push.providers.keys import ProviderSettingsError
+from services.push.providers.opening import open_providers
+from services.push.providers.web import WebPushProvider
 from services.push.service import Push
+from services.push.unread import MessagingUnread
 from services.sessions.service import Sessions
 
 
@@ -96,8 +102,28 @@ async def _location(wiring: Wiring) -> Service:
     return Location(nearby, Live(wiring.mesh, cache, bus, wiring.clock, wiring.config.live, history))
 
 
-async def _push(_wiring: Wiring) -> Service:
-    return Push()
+async def _push(wiring: Wiring) -> Service:
+    store, delivery_log = await wiring.engines.push_store(), await wiring.engines.delivery_log()
+    log, config = await wiring.engines.log(), wiring.config
+    try:
+        providers = open_providers(config.providers, wiring.clock)
+    except ProviderSettingsError as error:
+        raise ConfigError(f"providers: {error}") from error
+    unread = MessagingUnread(wiring.mesh, config.pushpipeline.unread_timeout_s)
+    pipeline = PushPipeline(
+        wiring.mesh,
+        log,
+        store,
+        delivery_log,
+        providers,
+        unread,
+        wiring.clock,
+        config.pushpolicy,
+        config.pushpipeline,
+    )
+    web = providers.get(Platform.WEB)
+    key = web.application_server_key if isinstance(web, WebPushProvider) else ""
+    return Push(store, delivery_log, pipeline, providers.values(), wiring.clock, config.push, key)
 
 
 _MAKERS: Mapping[str, Callable[[Wiring], Awaitable[Service]]] = MappingProxyType(

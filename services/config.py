@@ -22,6 +22,9 @@ from services.location.live_settings import LiveSettings
 from services.location.settings import LocationSettings
 from services.messaging.settings import MessagingSettings
 from services.presence.settings import PresenceSettings
+from services.push.pipeline_settings import PushPipelineSettings, PushPolicySettings
+from services.push.providers.settings import PushProviderSettings
+from services.push.settings import PushSettings
 from services.sessions.settings import SessionsSettings
 
 _PREFIX = "HITHER_"
@@ -112,6 +115,8 @@ class EnginesSettings:
     data, on servers with max_prepared_transactions."""
     privacy: str = "embedded"
     """Or postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE."""
+    push: str = "embedded"
+    """Where users can be woken up, and what became of pushes. Or postgresql+asyncpg://... as for `privacy`."""
     cache: str = "embedded"
     """Or redis://[USER:PASSWORD@]HOST:PORT[/DB], redis+sentinel://[USER:PASSWORD@]HOST:PORT[,HOST:PORT...]/NAME[/DB], or
     redis+cluster://[USER:PASSWORD@]HOST:PORT[,HOST:PORT...]. With "rediss" for "redis": over TLS."""
@@ -134,6 +139,10 @@ class Config:
     presence: PresenceSettings = field(default_factory=PresenceSettings)
     location: LocationSettings = field(default_factory=LocationSettings)
     live: LiveSettings = field(default_factory=LiveSettings)
+    push: PushSettings = field(default_factory=PushSettings)
+    pushpolicy: PushPolicySettings = field(default_factory=PushPolicySettings)
+    pushpipeline: PushPipelineSettings = field(default_factory=PushPipelineSettings)
+    providers: PushProviderSettings = field(default_factory=PushProviderSettings)
     directory: DirectorySettings = field(default_factory=DirectorySettings)
     telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
     tls: TlsSettings = field(default_factory=TlsSettings)

@@ -23,6 +23,7 @@ from services.ports.location_history import LocationHistory
 from services.ports.log import Log
 from services.ports.message_store import MessageStore
 from services.ports.privacy_store import PrivacyStore
+from services.ports.push_store import DeliveryLog, PushStore
 from services.ports.view_log import ViewLog
 from services.storage.access import Access, AccessRefused, believing
 
@@ -100,6 +101,14 @@ class Engines:
     async def view_log(self) -> ViewLog:
         """Who was shown where whom was, in the place of the history."""
         return await self._once("view_log", self._open_view_log, self._urls.history)
+
+    async def push_store(self) -> PushStore:
+        """Where users can be woken up, and how they want it."""
+        return await self._once("push", self._open_push)
+
+    async def delivery_log(self) -> DeliveryLog:
+        """What became of pushes, in the push store's place."""
+        return await self._once("delivery_log", self._open_delivery_log, self._urls.push)
 
     async def cache(self) -> Cache:
         """Connections and presence."""
@@ -233,6 +242,24 @@ class Engines:
             return await SqlPrivacyStore.open(sqlite_url(self._data.database("privacy")))
         _split("privacy", url, "postgresql+asyncpg")
         return await SqlPrivacyStore.open(url)
+
+    async def _open_push(self, url: str) -> PushStore:
+        from services.storage.sql.push import SqlPushStore
+
+        return await SqlPushStore.open(self._push_url(url))
+
+    async def _open_delivery_log(self, url: str) -> DeliveryLog:
+        from services.storage.sql.push_deliveries import SqlDeliveryLog
+
+        return await SqlDeliveryLog.open(self._push_url(url))
+
+    def _push_url(self, url: str) -> str:
+        from services.storage.sql.directory import sqlite_url
+
+        if url == EMBEDDED:
+            return sqlite_url(self._data.database("push"))
+        _split("push", url, "postgresql+asyncpg")
+        return url
 
     async def _open_cache(self, url: str) -> Cache:
         if url == EMBEDDED:

@@ -229,7 +229,7 @@ class DirectoryServicer(DirectoryServiceServicer):
             now_ms = self._clock.now_ms()
             found = await self._changes.write(lambda tables, _news: conversations.make_direct(tables, *place, now_ms))
         return pb.ResolveConversationResponse(
-            kind=kind_value(found.kind), member_ids=[member.user_id for member in found.members]
+            kind=kind_value(found.kind), member_ids=[member.user_id for member in found.members], name=found.name
         )
 
     async def FindNames(self, request: pb.FindNamesRequest, context: object) -> pb.FindNamesResponse:

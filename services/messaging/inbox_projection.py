@@ -38,6 +38,8 @@ from services.ports.log import Committed, Log
 from services.ports.message_store import ActivityPlace, ActivityRow, Head, InboxRow
 
 PUSH = "push"
+PUSH_GROUP = "push"
+"""Who reads it: the push service."""
 GROUP = "inboxes"
 
 _BATCHES_BETWEEN_STAGES = 64

@@ -32,6 +32,7 @@ from services.messaging.signals import Signals
 from services.messaging.supervision import Problem, describe
 from services.messaging.tails import Tails
 from services.messaging.trimming import Trimming
+from services.messaging.unread import Unread
 from services.messaging.waiting import RecentOutcomes, Waiting
 from services.ports.bus import Bus
 from services.ports.cache import Cache
@@ -98,6 +99,7 @@ class Messaging:
             History(reads, store, self._memberships, settings),
             Marks(store, self._memberships, self._signals),
             self._acknowledgements,
+            Unread(store),
         )
 
     def health(self) -> list[Problem]:

@@ -7,6 +7,7 @@ from services.messaging.acknowledgement import Acknowledgements
 from services.messaging.history import History
 from services.messaging.marks import Marks
 from services.messaging.sending import Sending
+from services.messaging.unread import Unread
 
 _ANSWER_S = 0.05
 """What a send keeps of its time to say that its outcome is unknown, before the call is ended from outside."""
@@ -15,11 +16,19 @@ _ANSWER_S = 0.05
 class MessagingServicer(MessagingServiceServicer):
     """See hither/messaging/v1/messaging_service.proto."""
 
-    def __init__(self, sending: Sending, history: History, marks: Marks, acknowledgements: Acknowledgements) -> None:
+    def __init__(
+        self,
+        sending: Sending,
+        history: History,
+        marks: Marks,
+        acknowledgements: Acknowledgements,
+        unread: Unread,
+    ) -> None:
         self._sending = sending
         self._history = history
         self._marks = marks
         self._acknowledgements = acknowledgements
+        self._unread = unread
 
     async def SendMessage(self, request: pb.SendMessageRequest, context: object) -> pb.SendMessageResponse:
         """See the contract."""
@@ -68,3 +77,8 @@ class MessagingServicer(MessagingServiceServicer):
     async def ListMarks(self, request: pb.ListMarksRequest, context: object) -> pb.ListMarksResponse:
         """See the contract."""
         return await self._history.list_marks(request, current_call().caller.user_id)
+
+    async def GetUnread(self, request: pb.GetUnreadRequest, context: object) -> pb.GetUnreadResponse:
+        """See the contract."""
+        count, seen_seqs = await self._unread.of_user(request.user_id, request.conversation_ids)
+        return pb.GetUnreadResponse(unread_count=count, seen_seqs=seen_seqs)

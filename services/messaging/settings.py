@@ -75,5 +75,5 @@ class MessagingSettings:
     """How often the log lets go of what every projection is done with."""
     trim_margin: int = 10_000
     """Offsets before the committed one that are kept nevertheless."""
-    most_push_records: int = 10_000
-    """Offsets of each partition of "push" that are kept."""
+    most_push_records: int = 50_000
+    """Offsets of each partition of "push" that are kept at most, read or not; more than push keeps unsettled (`window_offsets`)."""

@@ -8,7 +8,8 @@ Everything about one user happens one after the other here (`_one_by_one`), beca
 else a renewal could put back a connection that was replaced while it looked. Two instances that own the user at the same
 time for a moment may still do that; the next renewal of the newer connection's edge finds out.
 
-A removed device must not come back by itself. Its connection is taken before it, and a record that was lost is made anew
+A removed device must not come back by itself. Push forgets it first: what fails or ends there has changed nothing here, and the
+device can be removed again. Its connection is taken before it, and a record that was lost is made anew
 only for a device that the device store knows: so what is on record belongs to a device that exists, and noting when the
 device of a released connection was last seen makes none.
 """
@@ -29,6 +30,9 @@ from services.sessions.settings import SessionsSettings
 
 T = TypeVar("T")
 
+ForgetPush = Callable[[str, str], Awaitable[None]]
+"""Has a user's device woken up no more. May be repeated. Raises Unavailable."""
+
 _MOST_LISTED = 1_000
 """Devices of a user that are looked at: more than a user has, also after the limit was lowered."""
 
@@ -43,11 +47,13 @@ class Connections:
         registry: ConnectionRegistry,
         devices: DeviceStore,
         evictions: Evictions,
+        forget_push: ForgetPush,
         clock: Clock,
         settings: SessionsSettings,
     ) -> None:
         self._registry = registry
         self._devices = devices
+        self._forget_push = forget_push
         self._evictions = evictions
         self._clock = clock
         self._settings = settings
@@ -85,7 +91,10 @@ class Connections:
         await self._for_each_user(connections, self._remove_of_user)
 
     async def remove_device(self, user_id: str, device_id: str) -> None:
-        """Evicts the device's connection and forgets the device with its cursor. Raises NoSuchDevice."""
+        """Has the device woken up no more, evicts its connection and forgets the device with its cursor. Raises NoSuchDevice."""
+        if device_id not in await self._known_devices(user_id):
+            raise NoSuchDevice("The user has no such device.")
+        await self._forget_push(user_id, device_id)
         async with self._one_by_one(user_id):
             connection = (await self._registry.of_user(user_id)).get(device_id)
             if connection is not None and await self._registry.release(connection):

@@ -19,6 +19,7 @@ from services.sessions.live_sessions import LiveSessions
 from services.sessions.live_telling import LiveTelling
 from services.sessions.live_tending import LiveTending
 from services.sessions.ownership import Ownership
+from services.sessions.push_forgetting import PushForgetting
 from services.sessions.registry import ConnectionRegistry
 from services.sessions.servicer import SessionsServicer
 from services.sessions.settings import SessionsSettings
@@ -50,7 +51,8 @@ class Sessions:
         self._bus = bus
         self._evictions = Evictions(Delivery(mesh), settings)
         self._registry = ConnectionRegistry(cache, Ownership(mesh.partition_of), clock, settings)
-        connections = Connections(self._registry, devices, self._evictions, clock, settings)
+        forget_push = PushForgetting(mesh, settings.push_timeout_s).forget
+        connections = Connections(self._registry, devices, self._evictions, forget_push, clock, settings)
         telling = LiveTelling(mesh, settings.live_call_timeout_s)
         tending = LiveTending(live_sessions, telling, clock, settings.live_recheck_s)
         self._keeper = LiveKeeper(live_sessions, tending.tend, mesh.partition_of, clock, settings)

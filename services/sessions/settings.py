@@ -23,6 +23,8 @@ class SessionsSettings:
     """Connections that are held in memory for the time that the cache is away; beyond, those that run out first are not."""
     cache_check_s: float = 5.0
     """How often it is looked whether the cache has lost what it held."""
+    push_timeout_s: float = 2.0
+    """How long push may take to forget a removed device."""
     most_live_sessions: int = 200_000
     """Live locations that this process watches over; a start beyond is refused as OVERLOADED."""
     live_recheck_s: float = 60.0

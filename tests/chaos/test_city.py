@@ -1,5 +1,5 @@
-"""Friends walk about in a city, on two processes of all services and two edges, and change all the time who may know where they are:
-nobody is shown a place that the rules forbid at that moment, and nobody keeps a friend on the screen who has stopped sharing.
+"""Friends walk about in a city, and change all the time who may know where they are, while processes die: nobody is shown a place
+that the rules forbid at that moment, and nobody keeps a friend on the screen who has stopped sharing.
 """
 
 import asyncio
@@ -26,6 +26,7 @@ from hither_client import (
     RestClient,
 )
 from tests.chaos.consent import Rule, Shown, check_consent
+from tests.chaos.judging import report
 from tests.support.apart import RunningCluster, Servers, running_cluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -40,7 +41,7 @@ _MARK: Final = 1e-7
 _LATE_S: Final = 6.0
 """More than the deadline of a call, which travels with it."""
 _SETTLE_S: Final = 60.0
-"""Until which all must have seen enough, and lost everybody."""
+"""A dead owner's lease of 10 s has to run out, and who watches has to be told."""
 _QUICK: Final = ClientSettings(first_retry_s=0.05, retry_limit_s=0.5, answer_deadline_s=2.0)
 _CHOICES: Final = ("EXACT", "KILOMETRE", "HIDDEN")
 
@@ -112,6 +113,15 @@ class City:
         async with asyncio.timeout(within_s), self._news:
             await self._news.wait_for(holds)
 
+    async def everybody_sees_news_of_somebody(self) -> None:
+        """Returns when each of them was shown a place that was sent from now on."""
+        since_s = time.monotonic()
+
+        def do() -> bool:
+            return {one.viewer for one in self.shown if (one.sent_s or 0) > since_s} == self.walkers.keys()
+
+        await self.until(do)
+
     async def decide(self, owner: Walker, viewer: str, precision: str) -> None:
         """The owner lets the viewer know that much from now on; asked again until it is answered."""
         async with owner.minds:
@@ -181,13 +191,28 @@ async def cluster(servers: Servers, tmp_path: Path) -> AsyncIterator[RunningClus
         yield cluster
 
 
-async def test_nobody_is_shown_what_is_forbidden_and_no_ghost_stays(cluster: RunningCluster) -> None:
+async def test_nobody_is_shown_what_is_forbidden_and_no_ghost_stays_while_processes_die(
+    cluster: RunningCluster,
+) -> None:
     async with City(cluster.urls, seed=7) as city:
         city.fickle.set()
-        await city.until(lambda: len(city.shown) > 1_000 and sum(len(rules) for rules in city.rules.values()) > 250)
+        await city.everybody_sees_news_of_somebody()
+        for victim in ("services-1", "edge-2", "services-2", "edge-1"):
+            await cluster.processes[victim].kill()
+            began_s = time.monotonic()
+            await asyncio.sleep(2)  # people go on to change their minds while it is away
+            await cluster.start_one(victim)
+            await city.everybody_sees_news_of_somebody()
+            report(
+                f"friends in a city, kill -9 of {victim}: all saw somebody again after {time.monotonic() - began_s:.1f} s"
+            )
         city.fickle.clear()
+        began_s = time.monotonic()
         for walker in city.walkers.values():
             await city.stop_sharing(walker)
         await city.until(lambda: not any(walker.screen for walker in city.walkers.values()))
+        report(f"friends in a city, all stop sharing: the last one is gone after {time.monotonic() - began_s:.1f} s")
 
+    assert len(city.shown) > 1_000
+    assert sum(len(rules) for rules in city.rules.values()) > 300
     assert check_consent(city.shown, city.rules) == []

@@ -24,6 +24,7 @@ from services.ports.location_history import LocationHistory
 from services.ports.log import Log
 from services.ports.message_store import MessageStore
 from services.ports.privacy_store import PrivacyStore
+from services.ports.push_store import DeliveryLog, PushStore
 from services.ports.view_log import ViewLog
 from services.storage.cassandra.history import CassandraLocationHistory
 from services.storage.cassandra.messages import CassandraMessageStore
@@ -38,6 +39,8 @@ from services.storage.sql.devices import SqlDeviceStore
 from services.storage.sql.directory import sqlite_url
 from services.storage.sql.live_sessions import SqlLiveSessionStore
 from services.storage.sql.privacy import SqlPrivacyStore
+from services.storage.sql.push import SqlPushStore
+from services.storage.sql.push_deliveries import SqlDeliveryLog
 from services.storage.sql.sharded_devices import ShardedDeviceStore
 from services.storage.sqlite.devices import SqliteDeviceStore
 from services.storage.sqlite.history import SqliteLocationHistory
@@ -88,6 +91,8 @@ MessageStoreRig = Rig[MessageStore]
 DeviceStoreRig = Rig[DeviceStore]
 PrivacyStoreRig = Rig[PrivacyStore]
 LiveSessionStoreRig = Rig[LiveSessionStore]
+PushStoreRig = Rig[PushStore]
+DeliveryLogRig = Rig[DeliveryLog]
 
 
 def sqlite_log(folder: Path) -> LogRig:
@@ -173,6 +178,28 @@ def postgresql_live_session_store(request: pytest.FixtureRequest) -> LiveSession
     return Rig(lambda: SqlLiveSessionStore.open(url))
 
 
+def sqlite_push_store(request: pytest.FixtureRequest) -> PushStoreRig:
+    folder: Path = request.getfixturevalue("tmp_path")
+    return Rig(lambda: SqlPushStore.open(sqlite_url(folder / "push.db")))
+
+
+def postgresql_push_store(request: pytest.FixtureRequest) -> PushStoreRig:
+    server: PostgresqlServer = request.getfixturevalue("postgresql_server")
+    url = server.new_database()
+    return Rig(lambda: SqlPushStore.open(url))
+
+
+def sqlite_delivery_log(request: pytest.FixtureRequest) -> DeliveryLogRig:
+    folder: Path = request.getfixturevalue("tmp_path")
+    return Rig(lambda: SqlDeliveryLog.open(sqlite_url(folder / "push.db")))
+
+
+def postgresql_delivery_log(request: pytest.FixtureRequest) -> DeliveryLogRig:
+    server: PostgresqlServer = request.getfixturevalue("postgresql_server")
+    url = server.new_database()
+    return Rig(lambda: SqlDeliveryLog.open(url))
+
+
 MESSAGE_STORES: dict[str, Callable[[pytest.FixtureRequest], MessageStoreRig]] = {
     "sqlite": sqlite_message_store,
     "cassandra": cassandra_message_store,
@@ -241,6 +268,16 @@ DEVICE_STORES: dict[str, Callable[[pytest.FixtureRequest], DeviceStoreRig]] = {
 PRIVACY_STORES: dict[str, Callable[[pytest.FixtureRequest], PrivacyStoreRig]] = {
     "sqlite": sqlite_privacy_store,
     "postgresql": postgresql_privacy_store,
+}
+
+PUSH_STORES: dict[str, Callable[[pytest.FixtureRequest], PushStoreRig]] = {
+    "sqlite": sqlite_push_store,
+    "postgresql": postgresql_push_store,
+}
+
+DELIVERY_LOGS: dict[str, Callable[[pytest.FixtureRequest], DeliveryLogRig]] = {
+    "sqlite": sqlite_delivery_log,
+    "postgresql": postgresql_delivery_log,
 }
 
 LIVE_SESSION_STORES: dict[str, Callable[[pytest.FixtureRequest], LiveSessionStoreRig]] = {
@@ -426,6 +463,30 @@ async def privacy_store_rig(request: pytest.FixtureRequest) -> AsyncIterator[Pri
 @pytest.fixture
 async def privacy_store(privacy_store_rig: PrivacyStoreRig) -> PrivacyStore:
     return await privacy_store_rig.open()
+
+
+@pytest.fixture(params=list(PUSH_STORES.values()), ids=list(PUSH_STORES))
+async def push_store_rig(request: pytest.FixtureRequest) -> AsyncIterator[PushStoreRig]:
+    rig: PushStoreRig = request.param(request)
+    yield rig
+    await rig.dispose()
+
+
+@pytest.fixture
+async def push_store(push_store_rig: PushStoreRig) -> PushStore:
+    return await push_store_rig.open()
+
+
+@pytest.fixture(params=list(DELIVERY_LOGS.values()), ids=list(DELIVERY_LOGS))
+async def delivery_log_rig(request: pytest.FixtureRequest) -> AsyncIterator[DeliveryLogRig]:
+    rig: DeliveryLogRig = request.param(request)
+    yield rig
+    await rig.dispose()
+
+
+@pytest.fixture
+async def delivery_log(delivery_log_rig: DeliveryLogRig) -> DeliveryLog:
+    return await delivery_log_rig.open()
 
 
 @pytest.fixture(params=list(HISTORIES.values()), ids=list(HISTORIES))

@@ -292,6 +292,13 @@ async def test_marks_are_listed_by_user_id_from_one_on(store: MessageStore) -> N
     assert await store.read_marks("c", "", 0) == []
 
 
+async def test_one_users_mark_is_read_from_just_before_the_user_id(store: MessageStore) -> None:
+    marks = [MarkRow("c", user, 1, 1) for user in ("anm", "anmz", "ann", "ann-")]
+    await store.merge_marks(marks)
+
+    assert await store.read_marks("c", "anm\x7f", 1) == [MarkRow("c", "ann", 1, 1)]
+
+
 async def test_recent_marks_are_those_of_the_newest_conversations_of_all_members(store: MessageStore) -> None:
     await arrive(store, [event(1, conversation="old"), event(2, conversation="mid"), event(3, conversation="new")])
     await arrive(store, [event(4, conversation="mid"), event(9, user="ann", conversation="foreign")])
@@ -396,6 +403,15 @@ async def test_what_is_known_of_a_conversation_comes_back_as_it_was(store: Messa
         ("bob", "d"): ActivityRow("bob", "d", 38, 1 << 40, 1 << 39, ()),
     }
     assert await store.inbox_activity([]) == {}
+
+
+async def test_five_hundred_conversations_are_listed_at_once_with_their_marks(store: MessageStore) -> None:
+    await arrive(store, [event(pos, conversation=f"c{pos}") for pos in range(1, 521)])
+    await store.merge_marks([MarkRow(f"c{pos}", "bob", pos, pos) for pos in range(1, 521, 2)])
+
+    found = await store.list_activity("bob", BEYOND, 500)
+
+    assert [(item.row.last_pos, item.seen_seq) for item in found] == [(n, n % 2 * n) for n in range(520, 20, -1)]
 
 
 async def test_many_conversations_are_found_at_once(store: MessageStore) -> None:

@@ -22,6 +22,7 @@ Rule = Callable[[Contract], Iterator[str]]
 
 UNPAGED: Final = {"ListFriendIds": "for the services, bounded: a user has up to 10,000 friends"}
 UNREPEATABLE: Final = {
+    "SendTestPush": "a test that is repeated is another test; there is one in 10 s at most",
     "CreateSession": "signing in twice makes two pairs of tokens; neither harms the other",
     "RefreshSession": "a refresh token serves once, so that the token is the request's id",
 }

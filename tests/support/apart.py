@@ -52,6 +52,7 @@ class Servers:
             "HITHER_ENGINES_DIRECTORY": (database := self.postgresql.new_database()),
             "HITHER_ENGINES_DEVICES": database,
             "HITHER_ENGINES_PRIVACY": database,
+            "HITHER_ENGINES_PUSH": database,
             "HITHER_ENGINES_CACHE": self.redis.url,
             "HITHER_ENGINES_BUS": self.redis.url,
         }

@@ -22,6 +22,10 @@ class ManualClock:
         """Moves time forward."""
         self._elapsed_s += seconds
 
+    def wake_after(self, seconds: float) -> None:
+        """Moves the wall clock alone forward, as a machine that sleeps does."""
+        self._start_ms += round(seconds * 1000)
+
 
 class ShiftedClock:
     """The machine's clocks, as far ahead as it was told: for servers that live through days in a moment."""

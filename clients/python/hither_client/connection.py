@@ -40,6 +40,7 @@ from hither_client.models import (
     HistoryPage,
     PresenceChanged,
     Presences,
+    PushPlatform,
     place,
 )
 from hither_client.outbox import Request
@@ -235,6 +236,12 @@ class HitherClient(LiveRequests):
         """
         reply = await self._request("watch_presence", {"user_ids": list(user_ids)}, timeout_s=timeout_s)
         return expect(reply, Presences).presences
+
+    async def register_push_token(self, platform: PushPlatform, token: str, *, timeout_s: float = 30.0) -> None:
+        """Has this device woken up there while it is not connected. `token` is the provider's, of WEB the subscription as JSON; to be
+        said again whenever the provider gives another. Raises InvalidRequest or LimitReached.
+        """
+        await self._request("register_push_token", {"platform": platform, "token": token}, timeout_s=timeout_s)
 
     async def update_location(self, place: Place, *, radius: float = 0.0, timeout_s: float = 30.0) -> Advice:
         """The device is there; friends are told of to it up to `radius` miles away (zero: 5). Raises InvalidRequest or WrongState

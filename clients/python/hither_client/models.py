@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 MessageState: TypeAlias = Literal["SENT", "DELIVERED", "SEEN"]
 Presence: TypeAlias = Literal["ONLINE", "AWAY", "OFFLINE"]
 Audience: TypeAlias = Literal["NOBODY", "FRIENDS", "EVERYONE"]
+PushPlatform: TypeAlias = Literal["IOS", "ANDROID", "WEB"]
 
 
 @dataclass(frozen=True, slots=True)

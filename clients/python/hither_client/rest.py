@@ -1,6 +1,7 @@
 """The REST side: what is not urgent enough for the socket, and what comes before it: signing up and signing in."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -22,6 +23,7 @@ from hither_client.models import (
     NearbyFriend,
     PresenceChanged,
     Privacy,
+    PushPlatform,
     Tokens,
     User,
 )
@@ -191,6 +193,25 @@ class RestClient:
                 yield view
             if not (token := page.next_page_token):
                 return
+
+    # Push
+
+    async def register_push_token(self, platform: PushPlatform, token: str) -> None:
+        """As HitherClient.register_push_token, for the device that the access token names."""
+        await self._call("PUT", "/push-tokens", _Nothing, {"platform": platform, "token": token})
+
+    async def remove_push_token(self, device_id: str) -> None:
+        """Has the device woken up no more."""
+        await self._call("DELETE", f"/push-tokens/{device_id}", _Nothing)
+
+    async def mute(self, conversation_id: str, until: datetime | None = None) -> None:
+        """Lets nothing in the conversation wake the user up, until then or until further notice. Raises LimitReached."""
+        body: dict[str, object] = {} if until is None else {"until": until.astimezone(UTC)}
+        await self._call("PUT", f"/conversations/{conversation_id}/mute", _Nothing, body)
+
+    async def unmute(self, conversation_id: str) -> None:
+        """Lets the conversation wake the user up again."""
+        await self._call("DELETE", f"/conversations/{conversation_id}/mute", _Nothing)
 
     # Conversations
 

@@ -1,5 +1,5 @@
-"""The tables of the directory, and those of the device store and of the privacy store, which may live in other databases.
-The migrations make them; tests prove that the two agree.
+"""The tables of the directory, and those of the stores of devices, privacy, live sessions and push, which may live in other
+databases. The migrations make them; tests prove that the two agree.
 """
 
 from sqlalchemy import (
@@ -31,6 +31,7 @@ METADATA = MetaData(naming_convention=_NAMES)
 DEVICES_METADATA = MetaData(naming_convention=_NAMES)
 PRIVACY_METADATA = MetaData(naming_convention=_NAMES)
 LIVE_SESSIONS_METADATA = MetaData(naming_convention=_NAMES)
+PUSH_METADATA = MetaData(naming_convention=_NAMES)
 
 USERS = Table(
     "users",
@@ -156,4 +157,54 @@ LIVE_SESSIONS = Table(
     Index(None, "conversation_id", "ending", "session_id"),
     Index(None, "partition", "told", "session_id"),
     Index(None, "told", "keep_until_ms"),
+)
+
+# Also the lock of all that is counted of a user: whoever adds a token or a mute writes the row first.
+PUSH_SETTINGS = Table(
+    "push_settings",
+    PUSH_METADATA,
+    Column("user_id", ID, primary_key=True),
+    Column("preview", SmallInteger, nullable=False),
+    Column("quiet_from_min", SmallInteger, nullable=False),
+    Column("quiet_to_min", SmallInteger, nullable=False),
+    Column("time_zone", String(64), nullable=False),
+)
+
+# Tokens are longer than what an index takes: the hash stands for the token, which is one device's only.
+PUSH_TOKENS = Table(
+    "push_tokens",
+    PUSH_METADATA,
+    Column("user_id", ID, primary_key=True),
+    Column("device_id", ID, primary_key=True),
+    Column("platform", SmallInteger, nullable=False),
+    Column("token", Text, nullable=False),
+    Column("token_hash", LargeBinary, nullable=False),
+    Column("updated_ms", BigInteger, nullable=False),
+    UniqueConstraint("token_hash"),
+)
+
+PUSH_MUTES = Table(
+    "push_mutes",
+    PUSH_METADATA,
+    Column("user_id", ID, primary_key=True),
+    Column("conversation_id", ID, primary_key=True),
+    Column("until_ms", BigInteger, nullable=False),
+)
+
+PUSH_DELIVERIES = Table(
+    "push_deliveries",
+    PUSH_METADATA,
+    Column("user_id", ID, primary_key=True),
+    Column("device_id", ID, primary_key=True),
+    Column("push_id", ID, primary_key=True),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("fate", SmallInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("conversation_id", ID, nullable=False),
+    Column("messages", Integer, nullable=False),
+    Column("collapse_id", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("latency_ms", BigInteger, nullable=False),
+    Index(None, "user_id", "device_id", "at_ms", "push_id"),
 )

@@ -85,6 +85,14 @@ async def test_the_id_must_be_that_of_sender_and_peer(desk: DirectoryDesk, sende
     assert refused.value.reason == "INVALID_REQUEST"
 
 
+async def test_a_group_has_a_name_and_a_direct_conversation_has_none(desk: DirectoryDesk) -> None:
+    await desk.befriend("alice", "bob")
+    group_id = await desk.group("alice", "bob", name="Lunch")
+
+    assert (await resolve(desk, "bob", group_id)).name == "Lunch"
+    assert (await resolve(desk, "alice", peer_id="bob")).name == ""
+
+
 async def test_a_group_takes_no_peer(desk: DirectoryDesk) -> None:
     group = await desk.group("alice")
 

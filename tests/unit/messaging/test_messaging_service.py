@@ -15,7 +15,7 @@ from discovery.rpc.call import Call, Caller, Role, serve_call
 from hither.messaging.v1 import messaging_service_pb2 as pb
 from services.messaging.service import Messaging
 from services.messaging.settings import MessagingSettings
-from services.ports.log import Log
+from services.ports.log import Committed, Log
 from services.ports.message_store import MessageRow, MessageStore
 from services.storage.sqlite.log import SqliteLog
 from services.storage.sqlite.messages import SqliteMessageStore
@@ -379,6 +379,23 @@ async def test_the_log_lets_go_of_what_was_committed_a_round_ago_less_a_margin(t
 
     assert [record.offset for record in disk.records["messages", partition]] == [3]
     assert sum(len(records) for (topic, _), records in disk.records.items() if topic == "push") == 1
+
+
+async def test_the_log_lets_go_of_what_push_has_committed(town: Town, disk: Disk) -> None:
+    trimming = town.messaging._trimming
+    trimming._settings = MessagingSettings(trim_margin=1, most_push_records=100)
+    partition = town.mesh.partition_of("ben")
+    disk.append("push", partition, [b"record"] * 20)
+    await trimming.trim()
+    await trimming.trim()
+    assert len(disk.records["push", partition]) == 20
+
+    disk.commits["push", "push", partition] = Committed(15, b"")
+    await trimming.trim()
+    assert len(disk.records["push", partition]) == 20
+    await trimming.trim()
+
+    assert [record.offset for record in disk.records["push", partition]] == [14, 15, 16, 17, 18, 19]
 
 
 async def test_the_same_over_the_embedded_engines_which_outlive_the_service(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from hither.push.v1.push_service_pb2 import ForgetDeviceRequest, ForgetDeviceResponse
 from hither.sessions.v1 import sessions_service_pb2 as pb
 from hither.sessions.v1.sessions_pb2 import Connection, Device
 from services.sessions.service import Sessions
@@ -21,12 +22,29 @@ def connection(edge_id: str, connection_id: int, device_id: str = "phone", user_
     return Connection(user_id=user_id, device_id=device_id, edge_id=edge_id, connection_id=connection_id)
 
 
+class Forgetful:
+    """The part of push that sessions needs."""
+
+    def __init__(self) -> None:
+        self.forgotten: list[tuple[str, str]] = []
+        self.failure: Exception | None = None
+
+    async def ForgetDevice(self, request: ForgetDeviceRequest, context: object) -> ForgetDeviceResponse:
+        """See the contract."""
+        if self.failure is not None:
+            raise self.failure
+        self.forgotten.append((request.user_id, request.device_id))
+        return ForgetDeviceResponse()
+
+
 class SessionsDesk:
     """Calls the service as its callers do."""
 
     def __init__(self, devices: SqliteDeviceStore, settings: SessionsSettings) -> None:
         self.clock = ManualClock()
         self.mesh = FakeMesh()
+        self.push = Forgetful()
+        self.mesh.serve(self.push)
         self.devices = devices
         self.cache = MemoryCache(self.clock)
         self.sessions = Sessions(

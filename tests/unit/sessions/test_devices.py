@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from discovery.errors import InvalidArgument, NotFound
+from discovery.errors import DeadlineExceeded, HitherError, InvalidArgument, NotFound, Unavailable
 from hither.sessions.v1 import sessions_service_pb2 as pb
 from tests.unit.sessions.conftest import SessionsDesk, connection
 
@@ -106,3 +106,31 @@ async def test_removing_a_device_that_there_is_not_fails(desk: SessionsDesk) -> 
         await desk.remove_device("phone")
 
     assert refused.value.reason == "NO_SUCH_DEVICE"
+    assert desk.push.forgotten == []
+
+
+async def test_a_removed_device_is_woken_up_no_more(desk: SessionsDesk) -> None:
+    await desk.register(ON_EDGE_1)
+    await desk.register(connection("edge-1", 8, "laptop"))
+
+    await desk.remove_device("phone")
+
+    assert desk.push.forgotten == [("ann", "phone")]
+
+
+@pytest.mark.parametrize("failure", [Unavailable(reason="NO_OWNER"), DeadlineExceeded()], ids=["away", "silent"])
+async def test_a_device_that_push_does_not_forget_stays_until_it_is_removed_again(
+    desk: SessionsDesk, failure: HitherError
+) -> None:
+    await desk.register(ON_EDGE_1)
+    desk.push.failure = failure
+
+    with pytest.raises(Unavailable):
+        await desk.remove_device("phone")
+
+    assert await desk.lookup("ann") == [ON_EDGE_1]
+    assert (await desk.device("phone")).connected
+    desk.push.failure = None
+    await desk.remove_device("phone")
+    assert desk.push.forgotten == [("ann", "phone")]
+    assert (await desk.list_devices()).devices == []

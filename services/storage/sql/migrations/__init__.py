@@ -7,7 +7,13 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, MetaData
 
-from services.storage.sql.schema import DEVICES_METADATA, LIVE_SESSIONS_METADATA, METADATA, PRIVACY_METADATA
+from services.storage.sql.schema import (
+    DEVICES_METADATA,
+    LIVE_SESSIONS_METADATA,
+    METADATA,
+    PRIVACY_METADATA,
+    PUSH_METADATA,
+)
 from services.storage.sql.sharded.schema import SHARD_METADATA
 
 _HERE = Path(__file__).parent
@@ -27,6 +33,7 @@ DIRECTORY_SHARDS = History("directory_shards", "directory_shard_schema_version",
 DEVICES = History("devices", "devices_schema_version", DEVICES_METADATA)
 PRIVACY = History("privacy", "privacy_schema_version", PRIVACY_METADATA)
 LIVE_SESSIONS = History("live_sessions", "live_sessions_schema_version", LIVE_SESSIONS_METADATA)
+PUSH = History("push", "push_schema_version", PUSH_METADATA)
 
 
 def migrate(history: History, connection: Connection) -> None:

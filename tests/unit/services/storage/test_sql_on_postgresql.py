@@ -13,11 +13,13 @@ from discovery.errors import HitherError, Unavailable
 from services.directory.model import User
 from services.ports.device_store import CursorMove, DeviceRow
 from services.ports.privacy_store import GrantRow, Precision, PrivacyRow
+from services.ports.push_store import Platform, PushSettingsRow, PushTokenRow
 from services.storage.sql.devices import SqlDeviceStore
 from services.storage.sql.directory import SqlDirectoryStore, SqlSettings
-from services.storage.sql.migrations import DEVICES, PRIVACY, History
+from services.storage.sql.migrations import DEVICES, PRIVACY, PUSH, History
 from services.storage.sql.postgresql import PostgresqlEngine
 from services.storage.sql.privacy import SqlPrivacyStore
+from services.storage.sql.push import SqlPushStore
 from tests.support.servers.postgresql import PostgresqlServer
 
 ALICE = User("alice", "Alice", 1_000)
@@ -46,6 +48,13 @@ async def devices(url: str) -> AsyncIterator[SqlDeviceStore]:
 @pytest.fixture
 async def privacy(url: str) -> AsyncIterator[SqlPrivacyStore]:
     store = await SqlPrivacyStore.open(url, SqlSettings(transaction_timeout_s=20.0))
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def push(url: str) -> AsyncIterator[SqlPushStore]:
+    store = await SqlPushStore.open(url, SqlSettings(transaction_timeout_s=20.0))
     yield store
     await store.close()
 
@@ -90,9 +99,9 @@ async def outcome(call: Awaitable[object]) -> str:
     return "done"
 
 
-@pytest.mark.parametrize("history", [DEVICES, PRIVACY], ids=["devices", "privacy"])
+@pytest.mark.parametrize("history", [DEVICES, PRIVACY, PUSH], ids=["devices", "privacy", "push"])
 async def test_the_migrations_make_the_schema_that_the_code_uses(
-    devices: SqlDeviceStore, privacy: SqlPrivacyStore, url: str, history: History
+    devices: SqlDeviceStore, privacy: SqlPrivacyStore, push: SqlPushStore, url: str, history: History
 ) -> None:
     def differences(connection: Connection) -> list[object]:
         options = {"version_table": history.version_table, "compare_type": True, "compare_server_default": True}
@@ -221,6 +230,42 @@ async def test_a_privacy_write_that_waits_too_long_for_another_is_given_up_undon
     await operator.do("COMMIT")
     assert await store.grants_by("ann", "", 9) == []
     assert await store.put_privacy(PrivacyRow("ann")) == 8
+    await store.close()
+
+
+PUSH_CALLS: dict[str, Callable[[SqlPushStore], Awaitable[object]]] = {
+    "put_token": lambda store: store.put_token(PushTokenRow("ann", "phone", Platform.IOS, "t", 1), 9),
+    "tokens": lambda store: store.tokens(["ann"]),
+    "preferences": lambda store: store.preferences(["ann"]),
+    "put_settings": lambda store: store.put_settings(PushSettingsRow("ann")),
+    "put_mute": lambda store: store.put_mute("ann", "g.1", 0, 9),
+}
+
+
+@pytest.mark.parametrize("call", PUSH_CALLS.values(), ids=list(PUSH_CALLS))
+async def test_push_is_unavailable_while_the_database_is_away_and_there_again_with_it(
+    server: PostgresqlServer, push: SqlPushStore, call: Callable[[SqlPushStore], Awaitable[object]]
+) -> None:
+    await asyncio.gather(*(push.put_settings(PushSettingsRow("ann")) for _ in range(4)))
+
+    await asyncio.to_thread(server.kill)
+    with pytest.raises(Unavailable) as caught:
+        await call(push)
+    await asyncio.to_thread(server.start)
+
+    assert caught.value.reason == "ENGINE_DOWN"
+    assert await outcome(call(push)) == "done"
+
+
+async def test_a_mute_that_waits_too_long_for_another_is_given_up_undone(url: str, operator: Operator) -> None:
+    store = await SqlPushStore.open(url, SqlSettings(transaction_timeout_s=0.3))
+    await store.put_settings(PushSettingsRow("ann"))
+    await operator.do("BEGIN; UPDATE push_settings SET preview = 3")
+
+    assert await outcome(store.put_mute("ann", "g.1", 0, 9)) == "ENGINE_DOWN"
+
+    await operator.do("COMMIT")
+    assert (await store.preferences(["ann"]))["ann"].mutes == {}
     await store.close()
 
 
