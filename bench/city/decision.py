@@ -18,6 +18,7 @@ from services.location.names import Names
 from services.location.precision import Fix
 from services.location.records import Record, Records, encode, topic_of
 from services.location.rules import KnownRules
+from services.location.screens import Screens
 from services.location.settings import LocationSettings
 from services.location.showing import Showing
 from services.location.viewers import Viewers
@@ -82,7 +83,8 @@ class Town:
         self._following = Following(self._bus, topic_of, lambda *it: self._showing.take_news(*it), lambda _: None)
         self._showing = Showing(
             self._following,
-            Records(MemoryCache(clock), cast(LocationHistory, None), clock),
+            Records(cache := MemoryCache(clock), cast(LocationHistory, None), clock),
+            Screens(cache, clock),
             KnownRules(cast(PrivacyStore, _Open()), settings.engine_timeout_s),
             Names(self._names_of, clock, settings.most_names, settings.names_s),
             Views(cast(ViewLog, None), clock, settings),
