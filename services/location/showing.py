@@ -346,7 +346,8 @@ class Showing:
             pairs.update((viewer_id, owner_id) for owner_id in self._circles.owners_near(viewer_id))
             pairs.update((viewer_id, owner_id) for owner_id in self._shown.by(viewer_id))
             pairs.update((viewer_id, owner_id) for owner_id in self._ghosts.get(viewer_id, ()))
-            pairs.update((viewer_id, owner_id) for owner_id in self._screens.unsure(viewer_id))
+            if viewer_id in self._greeted:
+                pairs.update((viewer_id, owner_id) for owner_id in self._screens.unsure(viewer_id))
         return pairs
 
     def _who_may_see(self, owner_id: str) -> set[str]:
