@@ -23,7 +23,8 @@ Manifest = dict[str, Any]
 KINDS = ("edge", *NAMES)
 FILES = sorted((DEPLOY / "kubernetes").rglob("*.yaml"))
 OLDEST = "1.30"
-FROM_OUTSIDE = {"hither-keys", "hither-signing", *(f"hither-cert-{kind}" for kind in KINDS)}
+FOR_PUSH = {"hither-push", "hither-push-keys"}
+FROM_OUTSIDE = {"hither-keys", "hither-signing", *FOR_PUSH, *(f"hither-cert-{kind}" for kind in KINDS)}
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +240,19 @@ def test_only_secrets_that_the_readme_makes_come_from_outside(base: list[Manifes
         asked |= {each["secret"]["secretName"] for each in pod(base, name)["volumes"] if "secret" in each}
         asked |= {each["secret"]["name"] for each in volume(base, name, "keys")["projected"]["sources"]}
     assert asked == FROM_OUTSIDE | {"hither-engines", "hither-registry"}
+
+
+def test_push_alone_has_the_keys_of_providers_and_does_without(base: list[Manifest]) -> None:
+    for name in KINDS:
+        sources = [each["secretRef"] for each in container(base, name)["envFrom"] if "secretRef" in each]
+        volumes = [each["secret"] for each in pod(base, name)["volumes"] if "secret" in each]
+        optional = {each.get("name", each.get("secretName")) for each in (*sources, *volumes) if each.get("optional")}
+        assert optional == (FOR_PUSH if name == "push" else set())
+    keys = volume(base, "push", "push-keys")["secret"]
+    assert keys["defaultMode"] & 0o007 == 0
+    readme = (DEPLOY / "README.md").read_text()
+    assert f"HITHER_PROVIDERS_APNS_KEY_FILE={mounted_at(base, 'push', 'push-keys')}/" in readme
+    assert configured({"HITHER_PROVIDERS_APNS_KEY_FILE": "apns.p8"}).providers.apns_key_file == "apns.p8"
 
 
 def test_what_selects_pods_selects_some(base: list[Manifest]) -> None:
