@@ -208,7 +208,7 @@ class _Line:
         except _FORESEEN:
             raise _LineFailed from None
         except Exception as error:  # noqa: BLE001 (see _FORESEEN)
-            log.warning("A push connection failed in an unforeseen way", error=type(error).__name__)
+            log.warning("connection.failed otherwise than foreseen", error=type(error).__name__)
             raise _LineFailed from None
         finally:
             self.asking -= 1
@@ -231,7 +231,7 @@ class _Line:
             try:
                 await close()
             except _FORESEEN:
-                log.debug("A push connection that failed could not be closed in order")
+                log.debug("connection.closing failed")
 
     async def _body(self, response: httpcore.Response) -> bytes:
         body = b""
