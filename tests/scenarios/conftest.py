@@ -49,9 +49,11 @@ async def http(hither: Hither) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session", params=["embedded", "servers"])
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["embedded", "servers"])
 async def times(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Times]:
-    """The whole of Hither in this process, by a clock that tests move. Of the session's loop, as tests that use it must be."""
+    """The whole of Hither in this process, by a clock that tests move. It lives only while its loop runs, which is the module's, and a
+    lease of its registry ends after ten seconds of standing still: so its tests follow each other.
+    """
     data = tmp_path_factory.mktemp("times") / "data"
     if request.param == "embedded":
         async with running_times(data) as started:

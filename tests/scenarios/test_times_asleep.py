@@ -19,7 +19,7 @@ from tests.scenarios.test_presence import friends, is_listed, says
 from tests.support.people import WAIT_S, Person, sign_up, until
 from tests.support.times import ALIVE_AS_USUAL, Times
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 def client_of(times: Times, person: Person) -> HitherClient:

@@ -8,7 +8,7 @@ from tests.scenarios.test_live_location import QUARTER_S, a_group, move, said, s
 from tests.support.people import Frame, Line, Person, sign_up, until
 from tests.support.times import Times
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 HOUR_S = 3600
 

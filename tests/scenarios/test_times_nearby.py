@@ -12,7 +12,7 @@ from tests.scenarios.test_nearby import CAFE, PARK, SEA, grant, share, two_frien
 from tests.support.people import Frame, Line, Person, until
 from tests.support.times import Times
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 _DEGREE_M = 111_195
 """Between two parallels a degree apart."""

@@ -14,7 +14,7 @@ from tests.scenarios.test_presence import friends, is_listed, listed, says
 from tests.support.people import WAIT_S, Frame, Person, until
 from tests.support.times import Times
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 def last_seen(event: Frame) -> datetime:

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, ResponseError
 
 from discovery.errors import InvalidArgument, ResourceExhausted, Unavailable
-from services.storage.redis.connections import Cluster, RedisSettings, client_of, engine_errors
+from services.storage.redis.connections import Cluster, RedisSettings, client_of, engine_errors, heeding_cancellation
 from services.storage.redis.scripts import COMPARE_AND_SET, DELETE_FIELD, PUT_FIELD, Script, live_value
 
 _MOST_KEY_BYTES = 256
@@ -120,7 +120,7 @@ class RedisCache:
             raise ResourceExhausted("Too many calls wait for the cache.", retry_after_s=1.0)
         self._under_way += 1
         try:
-            with engine_errors():
+            with heeding_cancellation(), engine_errors():
                 async with asyncio.timeout(self._settings.timeout_s), self._turns:
                     yield
         except Unavailable:

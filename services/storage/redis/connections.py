@@ -140,6 +140,21 @@ def heed_cancellation() -> None:
         raise asyncio.CancelledError
 
 
+@contextmanager
+def heeding_cancellation() -> Iterator[None]:
+    """Ends the block as cancelled if its task was cancelled in it, also where the driver forgot that (see heed_cancellation), or
+    failed instead. What was cancelled before the block does not count: who tidies up may use the driver.
+    """
+    task = asyncio.current_task()
+    assert task is not None  # the driver awaits
+    before = task.cancelling()
+    try:
+        yield
+    finally:
+        if task.cancelling() > before:
+            raise asyncio.CancelledError
+
+
 class _SentinelPool(SentinelConnectionPool):
     """Lets the connections to the Sentinels go with its own."""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -171,3 +172,41 @@ async def test_a_password_is_in_no_error(tmp_path: Path) -> None:
         await RedisCache.open(f"redis://hither:s3cret@127.0.0.1:{free_port()}")
 
     assert "s3cret" not in f"{caught.value} {caught.value.__cause__}"
+
+
+async def test_a_cancellation_that_the_driver_forgets_ends_the_call_all_the_same(
+    cache: RedisCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def forgets(_: list[str]) -> list[bytes]:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+        return [b"1"]
+
+    monkeypatch.setattr(cache._client, "mget", forgets)
+    asking = asyncio.create_task(cache.get(["a"]))
+
+    await asyncio.wait([asking])
+
+    assert asking.cancelled()
+
+
+async def test_who_was_cancelled_may_use_the_cache_while_tidying_up(cache: RedisCache) -> None:
+    begun = asyncio.Event()
+
+    async def work() -> None:
+        try:
+            begun.set()
+            await asyncio.Event().wait()
+        finally:
+            await cache.set({"a": b"left"}, 60)
+
+    working = asyncio.create_task(work())
+    await begun.wait()
+    working.cancel()
+    await asyncio.wait([working])
+
+    assert working.cancelled()
+    assert await cache.get(["a"]) == [b"left"]
