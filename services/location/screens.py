@@ -90,7 +90,9 @@ class Screens:
         return {user_id: friend_ids for user_id, friend_ids in screens.items() if self._is_due(user_id, friend_ids)}
 
     async def keep(self, screens: Mapping[str, Set[str]]) -> dict[str, Set[str]]:
-        """Has each user's friends kept; returns whom others have kept of them since, who stay kept too."""
+        """Has each user's friends kept; returns whom others have kept of them since, who stay kept too. Tries for as long as others
+        go on to write: whoever calls has a deadline.
+        """
         at_once = asyncio.Semaphore(_AT_ONCE)
         others: dict[str, Set[str]] = {}
 

@@ -225,7 +225,7 @@ class Partition:
         try:
             async with asyncio.timeout(self._settings.engine_timeout_s):
                 await self._log.commit(GROUP, TOPIC, self._number, write_committed(window.now(alerts)))
-        except BaseException:
+        except BaseException:  # cancelled too: it is not known to be committed, so the last commit is to try again
             self._unsaved = True
             raise
 

@@ -75,7 +75,7 @@ class _Stream(httpcore.AsyncNetworkStream):
         """See httpcore."""
         try:
             self._stream = await self._stream.start_tls(ssl_context, server_hostname, timeout)
-        except BaseException:
+        except BaseException:  # cancelled too: httpcore would leave the socket open
             await self.aclose()
             raise
         return self

@@ -187,7 +187,7 @@ async def opened(url: str, settings: SqlSettings) -> Engine:
     engine = engine_of(url, settings)
     try:
         await engine.migrate(partial(migrate, PUSH))
-    except BaseException:
+    except BaseException:  # also when it is cancelled: nobody else would close it
         await engine.close()
         raise
     return engine
