@@ -19,7 +19,7 @@ class Inbox:
         self.news.put_nowait((topic, payload))
 
     async def next(self) -> tuple[str, bytes]:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             return await self.news.get()
 
 
@@ -137,7 +137,7 @@ class Gaps:
         self.told.put_nowait(topic)
 
     async def next(self) -> str:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             return await self.told.get()
 
 

@@ -114,7 +114,7 @@ async def test_a_wait_goes_on_while_another_reads_what_is_older(open_log: OpenLo
     await other.append("t", 0, [b"new"])
 
     assert [[record.offset for record in page] for page in older] == [[0, 1], [7, 8], [3, 4]]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await waiting
     assert await log.read("t", 0, 10, 5) == [Record(10, b"new")]
 
@@ -127,7 +127,7 @@ async def test_a_wait_beyond_the_end_wakes_at_its_offset(open_log: OpenLog) -> N
     await other.append("t", 0, [b"a", b"b"])
     await other.append("t", 0, [b"c", b"d"])
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await waiting
     assert await log.read("t", 0, 3, 5) == [Record(3, b"d")]
 
@@ -142,7 +142,7 @@ async def test_waiting_for_what_was_trimmed_waits_for_what_is_next(open_log: Ope
 
     await log.append("t", 0, [b"b"])
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await waiting
     assert await other.read("t", 0, 0, 5) == [Record(5, b"b")]
 

@@ -147,7 +147,7 @@ async def test_a_reader_far_behind_and_one_at_the_tail_see_the_same(log: Log) ->
 async def test_wait_returns_at_once_for_what_is_there(log: Log) -> None:
     (offset,) = await log.append("t", 0, [b"a"])
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await log.wait("t", 0, 0)
         await log.wait("t", 0, offset)
 
@@ -159,7 +159,7 @@ async def test_wait_returns_when_a_record_comes(log: Log) -> None:
 
     await log.append("t", 0, [b"a"])
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await waiting
 
 
@@ -173,7 +173,7 @@ async def test_wait_goes_on_while_only_earlier_records_and_other_partitions_come
     assert not waiting.done()
 
     await log.append("t", 0, [b"c"])
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await waiting
 
 
@@ -193,7 +193,7 @@ async def test_what_wait_announced_can_be_read(log: Log) -> None:
     for n in range(100):
         await log.append("t", 0, [f"{n}a".encode(), f"{n}b".encode()])
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         assert await following == [f"{n}{half}".encode() for n in range(100) for half in "ab"]
 
 
@@ -298,7 +298,7 @@ async def test_records_and_commits_survive_reopening(log_rig: LogRig) -> None:
     assert [r.value for r in await read_all(log, "u", 5)] == [b"c"]
     assert await log.committed("g", "t", 0) == Committed(1, b"state")
     assert (await log.append("t", 0, [b"d"]))[0] > before[-1].offset
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await log.wait("u", 5, 0)
 
 
@@ -341,7 +341,7 @@ async def test_closing_ends_a_wait(log: Log) -> None:
 
     await log.close()
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         with pytest.raises(Unavailable):
             await waiting
 

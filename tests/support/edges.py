@@ -31,7 +31,7 @@ from tests.support.fake_mesh import FakeMesh
 
 CLUSTER = "test"
 EDGE_ID = "edge-1"
-WAIT_S = 10.0
+WAIT_S = 30.0
 _key = Ed25519PrivateKey.generate()
 _clock = SystemClock()
 

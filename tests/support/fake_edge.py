@@ -16,7 +16,7 @@ from typing import Any, Self
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.typing import Subprotocol
 
-DEADLINE_S = 5.0
+DEADLINE_S = 30.0
 
 
 class FakePeer:

@@ -60,7 +60,7 @@ class FakeMesh:
 
     async def until(self, method: str, count: int = 1) -> list[Made]:
         """Waits until a method was called so often."""
-        async with asyncio.timeout(10), self._news:
+        async with asyncio.timeout(30), self._news:
             await self._news.wait_for(lambda: len(self.made(method)) >= count)
         return self.made(method)
 

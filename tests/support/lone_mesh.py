@@ -55,7 +55,7 @@ class LoneMesh:
 
     async def until(self, true: Callable[[], bool]) -> None:
         """Returns when the condition holds; it is looked at after each call and each delivery."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not true():
                 await self.changed.wait()
 

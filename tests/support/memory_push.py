@@ -168,7 +168,7 @@ class ScriptedProvider:
 
     async def until(self, true: Callable[[], bool]) -> None:
         """Returns when the condition holds; it is looked at after each attempt begins and ends."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not true():
                 await self.changed.wait()
 

@@ -15,7 +15,7 @@ from websockets.typing import Subprotocol
 
 JSON = Subprotocol("hither.v1.json")
 PROTO = Subprotocol("hither.v1.proto")
-WAIT_S = 15.0
+WAIT_S = 30.0
 _ASK_S = 0.02
 _numbers = itertools.count(1)
 

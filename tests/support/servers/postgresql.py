@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ from tests.support.servers.process import ServerFailed, ServerMissing, ServerPro
 
 _BINARIES = Path("/usr/lib/postgresql/15/bin")
 _END_S = 30.0
+_REMOVED_AT_ONCE = 32
 
 
 class PostgresqlServer(ServerProcess):
@@ -59,7 +61,7 @@ class PostgresqlServer(ServerProcess):
             self._make_cluster()
             return super().__enter__()
         except BaseException:
-            shutil.rmtree(self._root)
+            _remove(self._root)
             raise
 
     def __exit__(
@@ -67,7 +69,7 @@ class PostgresqlServer(ServerProcess):
     ) -> None:
         """Stops it and removes its folder."""
         super().__exit__(kind, error, trace)
-        shutil.rmtree(self._root)
+        _remove(self._root)
 
     def new_database(self) -> str:
         """Makes an empty database; its URL, postgresql+asyncpg://..."""
@@ -166,6 +168,14 @@ def _as_postgres() -> list[str]:
     if os.geteuid() != 0:
         return []
     return ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"]
+
+
+def _remove(root: Path) -> None:
+    """Removes the folder of a server: many databases at a time, for each has 300 files and a busy machine takes its time over each."""
+    with ThreadPoolExecutor(_REMOVED_AT_ONCE) as pool:
+        for removal in [pool.submit(shutil.rmtree, database) for database in root.glob("data/base/*")]:
+            removal.result()
+    shutil.rmtree(root)
 
 
 def _end(pid: int) -> None:

@@ -28,7 +28,7 @@ FAST = ClientSettings(answer_deadline_s=0.05, first_retry_s=0.01, retry_limit_s=
 
 
 async def within(awaitable: Awaitable[T]) -> T:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         return await awaitable
 
 
@@ -53,7 +53,7 @@ async def opened(edge: FakeEdge, client: HitherClient) -> FakePeer:
 
 
 async def next_of(client: HitherClient, kind: type[Event]) -> Event:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not isinstance(event := await client.next_event(), kind):
             pass
     return event

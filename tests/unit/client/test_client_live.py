@@ -53,7 +53,7 @@ async def opened(edge: FakeEdge) -> tuple[HitherClient, FakePeer]:
 
 
 async def next_of(client: HitherClient, kind: type[Event]) -> Event:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not isinstance(event := await client.next_event(), kind):
             pass
     return event

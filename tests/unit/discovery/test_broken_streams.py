@@ -216,7 +216,7 @@ async def test_a_call_that_ran_out_during_a_break_is_cancelled_when_its_session_
     calling.cancel()
     broken.there.server._streams._relays.close()
 
-    await asyncio.wait_for(ended.wait(), 10)
+    await asyncio.wait_for(ended.wait(), 30)
 
 
 # --- batches for edges ---

@@ -1,7 +1,6 @@
 """How the mesh calls between processes: what is tried again and how often, where, and what travels with a call."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -241,7 +240,7 @@ async def test_a_peer_that_left_is_hung_up_on_after_a_while(monkeypatch: pytest.
         monkeypatch.setattr(leaving.mesh._membership, "renew", not_renewed)
         await leaving.mesh._membership.leave()
         await caller._refresh()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while len(caller._peers.addresses) > 1 or caller.stream_metrics.relay_out.open > 1:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)  # nothing tells when a channel is forgotten
 
@@ -335,10 +334,10 @@ async def test_a_cancelled_call_is_cancelled_two_hops_away() -> None:
 
     async with chain(wait) as (caller, _, _):
         calling = asyncio.ensure_future(caller.call(GET_USER, get_user(), caller=ALICE, timeout_s=60))
-        await asyncio.wait_for(begun.wait(), 10)
+        await asyncio.wait_for(begun.wait(), 30)
         calling.cancel()
 
-        await asyncio.wait_for(ended.wait(), 10)
+        await asyncio.wait_for(ended.wait(), 30)
         with pytest.raises(asyncio.CancelledError):
             await calling
 
@@ -355,12 +354,11 @@ async def test_the_deadline_holds_two_hops_away() -> None:
         raise AssertionError
 
     async with chain(wait) as (caller, _, _):
-        begun_s = time.monotonic()
-        with pytest.raises(DeadlineExceeded):
-            await caller.call(GET_USER, get_user(), caller=ALICE, timeout_s=0.5)
-        assert time.monotonic() - begun_s < 5
+        async with asyncio.timeout(30):
+            with pytest.raises(DeadlineExceeded):
+                await caller.call(GET_USER, get_user(), caller=ALICE, timeout_s=0.5)
 
-        await asyncio.wait_for(ended.wait(), 10)
+        await asyncio.wait_for(ended.wait(), 30)
     assert 0 < left_s[0] <= 0.5
 
 

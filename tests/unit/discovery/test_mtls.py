@@ -418,7 +418,7 @@ async def server_serial(address: str, client: TlsSettings) -> int:
     context.load_cert_chain(client.cert, client.key)
     context.set_alpn_protocols(["h2"])
     host, _, port = address.rpartition(":")
-    _, writer = await asyncio.wait_for(asyncio.open_connection(host, int(port), ssl=context), 10)
+    _, writer = await asyncio.wait_for(asyncio.open_connection(host, int(port), ssl=context), 30)
     der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
     writer.close()
     return x509.load_der_x509_certificate(der).serial_number
@@ -482,8 +482,8 @@ async def test_a_process_that_ends_does_not_wait_for_calls_on_old_channels(pki: 
         pki.write(pki.issue(named("edge")))
         await here.mesh.call(SEND, owned_by(there), caller=ALICE, timeout_s=10)
 
-        await asyncio.wait_for(here.mesh._requesters.close(), 10)
-        await asyncio.wait_for(here.mesh._peers.close(), 10)
+        await asyncio.wait_for(here.mesh._requesters.close(), 30)
+        await asyncio.wait_for(here.mesh._peers.close(), 30)
 
         with pytest.raises((HitherError, asyncio.CancelledError)):
             await old

@@ -50,11 +50,11 @@ class Requester:
         await self.sent.put(relay_pb2.RelayBatch(seq=next(self._seq), envelopes=envelopes))
 
     async def next(self) -> relay_pb2.RelayBatch:
-        return await asyncio.wait_for(self.answers.get(), 5)
+        return await asyncio.wait_for(self.answers.get(), 30)
 
     async def end(self) -> None:
         await self.sent.put(None)
-        await asyncio.wait_for(self.serving, 5)
+        await asyncio.wait_for(self.serving, 30)
 
 
 def ask(number: int, *, method: str = SEND, text: str = "hi", timeout_ms: int = 5000) -> relay_pb2.RelayEnvelope:
@@ -147,7 +147,7 @@ async def test_an_envelope_that_is_no_request_ends_the_stream(requester: Request
     await requester.send(relay_pb2.RelayEnvelope(correlation_id=1, response=b""))
 
     with pytest.raises(InvalidArgument, match="only requests"):
-        await asyncio.wait_for(requester.serving, 5)
+        await asyncio.wait_for(requester.serving, 30)
 
 
 async def test_an_answer_gives_its_credit_back(requester: Requester) -> None:
@@ -162,7 +162,7 @@ async def test_who_sends_more_than_its_credit_is_cut_off(requester: Requester) -
     await requester.send(*(ask(number) for number in range(CREDIT + 1)))
 
     with pytest.raises(ResourceExhausted) as cut_off:
-        await asyncio.wait_for(requester.serving, 5)
+        await asyncio.wait_for(requester.serving, 30)
 
     assert cut_off.value.reason == "OVERLOADED"
 
@@ -171,7 +171,7 @@ async def test_a_gap_in_the_numbers_ends_the_stream(requester: Requester) -> Non
     await requester.sent.put(relay_pb2.RelayBatch(seq=2, envelopes=[ask(1)]))
 
     with pytest.raises(InvalidArgument, match="came after"):
-        await asyncio.wait_for(requester.serving, 5)
+        await asyncio.wait_for(requester.serving, 30)
 
 
 async def test_a_number_that_is_still_open_ends_the_stream(requester: Requester, servicer: Scripted) -> None:
@@ -180,7 +180,7 @@ async def test_a_number_that_is_still_open_ends_the_stream(requester: Requester,
     await requester.send(ask(1))
 
     with pytest.raises(InvalidArgument, match="still open"):
-        await asyncio.wait_for(requester.serving, 5)
+        await asyncio.wait_for(requester.serving, 30)
 
 
 async def test_a_batch_that_is_too_large_ends_the_stream(servicer: Scripted) -> None:
@@ -188,7 +188,7 @@ async def test_a_batch_that_is_too_large_ends_the_stream(servicer: Scripted) -> 
     await requester.send(*(ask(number) for number in range(MAX_ENVELOPES + 1)))
 
     with pytest.raises(InvalidArgument, match="at most"):
-        await asyncio.wait_for(requester.serving, 5)
+        await asyncio.wait_for(requester.serving, 30)
 
 
 async def test_when_the_requester_ends_what_is_open_is_still_answered(requester: Requester, servicer: Scripted) -> None:
@@ -202,7 +202,7 @@ async def test_when_the_requester_ends_what_is_open_is_still_answered(requester:
     await requester.send(ask(1))
     await requester.sent.put(None)
     proceed.set()
-    await asyncio.wait_for(requester.serving, 5)
+    await asyncio.wait_for(requester.serving, 30)
 
     assert [envelope.correlation_id for envelope in (await requester.next()).envelopes] == [1]
 
@@ -224,7 +224,7 @@ async def test_a_drained_stream_answers_what_is_open_refuses_what_comes_and_ends
     await requester.send(ask(2))
     [refused] = (await requester.next()).envelopes
     proceed.set()
-    await asyncio.wait_for(requester.serving, 5)
+    await asyncio.wait_for(requester.serving, 30)
 
     assert (refused.correlation_id, reason(refused)) == (2, "DRAINING")
     assert [envelope.correlation_id for envelope in (await requester.next()).envelopes] == [1]

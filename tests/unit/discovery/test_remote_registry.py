@@ -40,7 +40,7 @@ async def holding(*instances: Instance) -> EmbeddedRegistry:
 
 
 async def soon(snapshots: AsyncIterator[Snapshot]) -> Snapshot:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         return await anext(snapshots)
 
 
@@ -159,7 +159,7 @@ async def test_a_drain_ends_the_watches_and_takes_no_more(keys: Keys) -> None:
 
 
 async def drained_in_time(server: RpcServer) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await server.drain(grace_s=60)
 
 
@@ -177,7 +177,7 @@ async def test_no_more_watch_than_may(keys: Keys, monkeypatch: pytest.MonkeyPatc
         assert isinstance(await first.read(), pb.WatchSnapshotsResponse)
         second = watching(channel, keys)
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             assert await second.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 

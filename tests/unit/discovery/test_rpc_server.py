@@ -175,7 +175,7 @@ async def test_a_client_that_hangs_up_cancels_the_servicer(
 
     call.cancel()
 
-    await asyncio.wait_for(ended.wait(), 5)
+    await asyncio.wait_for(ended.wait(), 30)
 
 
 async def test_a_trace_goes_on(process: Process, messaging: "MessagingServiceAsyncStub", keys: Keys) -> None:

@@ -55,14 +55,14 @@ def ask(*numbers: int) -> list[relay_pb2.RelayEnvelope]:
 
 
 async def read(stream: "grpc.aio.StreamStreamCall[relay_pb2.RelayBatch, relay_pb2.RelayBatch]") -> relay_pb2.RelayBatch:
-    batch = await asyncio.wait_for(stream.read(), 5)
+    batch = await asyncio.wait_for(stream.read(), 30)
     assert isinstance(batch, relay_pb2.RelayBatch)
     return batch
 
 
 async def end_of(stream: "grpc.aio.StreamStreamCall[Any_, Any_]") -> grpc.StatusCode:
     """The status that the stream ends with: gRPC tells it only to who has read everything before it."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         with suppress(grpc.aio.AioRpcError):
             while await stream.read() is not grpc.aio.EOF:
                 pass
@@ -135,7 +135,7 @@ async def test_a_drain_does_not_wait_for_idle_streams(process: Process, channel:
     await deliver.write(DeliverBatch(seq=1))
     await deliver.read()
 
-    await asyncio.wait_for(process.server.drain(60), 10)
+    await asyncio.wait_for(process.server.drain(60), 30)
 
     assert await end_of(relay) is grpc.StatusCode.OK
     assert await end_of(deliver) is grpc.StatusCode.OK
@@ -160,7 +160,7 @@ async def test_a_hung_up_stream_cancels_its_requests(process: Process, channel: 
 
     stream.cancel()
 
-    await asyncio.wait_for(ended.wait(), 5)
+    await asyncio.wait_for(ended.wait(), 30)
 
 
 async def test_batches_for_an_edge_must_be_numbered_without_gaps(process: Process, channel: grpc.aio.Channel) -> None:

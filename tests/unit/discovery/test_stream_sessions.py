@@ -37,10 +37,10 @@ class Stream:
         await self.sent.put(batch.SerializeToString())
 
     async def relay(self) -> relay_pb2.RelayBatch:
-        return relay_pb2.RelayBatch.FromString(await asyncio.wait_for(self.got.get(), 5))
+        return relay_pb2.RelayBatch.FromString(await asyncio.wait_for(self.got.get(), 30))
 
     async def deliver(self) -> DeliverBatch:
-        return DeliverBatch.FromString(await asyncio.wait_for(self.got.get(), 5))
+        return DeliverBatch.FromString(await asyncio.wait_for(self.got.get(), 30))
 
 
 @asynccontextmanager
@@ -156,7 +156,7 @@ async def test_a_cancelled_request_is_answered_and_gives_its_credit_back(
         cancel = relay_pb2.RelayEnvelope(correlation_id=1, cancel=True)
         await stream.send(relay_pb2.RelayBatch(seq=2, envelopes=[cancel, cancel]))
         answer = await stream.relay()
-        await asyncio.wait_for(ended.wait(), 5)
+        await asyncio.wait_for(ended.wait(), 30)
 
     assert (answer.credit, [reason(envelope) for envelope in answer.envelopes]) == (1, ["CANCELLED"])
 
@@ -201,7 +201,7 @@ async def test_a_farewell_ends_the_session_and_what_is_open(session: RelaySessio
         await stream.send(batch(1, 1))
         await begun.wait()
         await stream.send(relay_pb2.RelayBatch(end=True))
-        await asyncio.wait_for(ended.wait(), 5)
+        await asyncio.wait_for(ended.wait(), 30)
 
     assert session.over
 
@@ -319,7 +319,7 @@ async def test_without_a_stream_a_session_is_kept_for_a_while() -> None:
     closed = asyncio.Event()
     with sessions.attached(NEW_SESSION, PROCESS) as first:
         first.close = closed.set  # type: ignore[method-assign]
-    await asyncio.wait_for(closed.wait(), 5)
+    await asyncio.wait_for(closed.wait(), 30)
 
     with sessions.attached(first.session_id, PROCESS) as another:
         assert another is not first

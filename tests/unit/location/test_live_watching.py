@@ -437,7 +437,7 @@ async def test_viewers_are_told_while_the_background_work_runs(world: World) -> 
     edge = world.mesh.edges["edge"]
 
     async def next_batch() -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await edge.came.wait()
         edge.came.clear()
 

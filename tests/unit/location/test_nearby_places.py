@@ -371,7 +371,7 @@ async def test_the_service_works_in_the_background_until_it_is_cancelled(desk: D
         await desk.share(user_id)
         await desk.connect(user_id)
         await desk.move(user_id, BERLIN)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while len(world.mesh.edges["edge"].deliveries()) < 2:
             came = world.mesh.edges["edge"].came
             came.clear()

@@ -126,7 +126,7 @@ class World:
 
     async def recover(self) -> None:
         """Runs a process that does not die, until everything is settled."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             await self._live_until(self.settled, Life(), 512)
 
     def accept(self, record: bytes) -> int:

@@ -16,7 +16,7 @@ MEMBERS = ("ann0", "ben1", "cat2")
 
 async def steps_of(world: World) -> list[str]:
     life = Life()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await world.live(life)
     return life.trace
 
@@ -33,7 +33,7 @@ async def crash_at(step: str, world: World, occurrence: int = 1) -> None:
             life.dead.set()
 
     life.hooks[step] = die
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await world.live(life)
     assert life.dead.is_set(), f"the process never came to {step!r}"
 
@@ -88,7 +88,7 @@ async def test_rule_2_rows_of_a_conversation_in_one_batch_are_written_at_once_an
     visible: list[tuple[int, int]] = []
     life.hooks["before put_messages"] = lambda: visible.append((len(world.seqs("g.0")), len(world.seqs("h.0"))))
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await world.live(life, batch_records=4)
 
     assert visible == [(0, 0), (2, 0), (2, 2), (3, 2)]
@@ -101,7 +101,7 @@ async def test_rule_2_an_inbox_batch_is_one_write_for_each_user() -> None:
         world.accept(accepted(number, recipients=("ann0",)))
     life = Life()
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await world.live(life)
 
     assert life.trace.count("before put_inbox") == 1
@@ -210,7 +210,7 @@ async def test_rule_5_a_record_that_cannot_be_read_stops_the_projection_before_i
     world.disk.append(topic, 0, [accepted(2)])
 
     with pytest.raises(ExceptionGroup, match="unhandled errors"):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await world.live(Life())
 
     group = "conversations" if topic == "messages" else "inboxes"
@@ -223,7 +223,7 @@ async def test_rule_6_two_owners_at_once_write_the_same_rows() -> None:
     for number in range(1, 30):
         world.accept(accepted(number, client_id=f"c{number % 20}", recipients=MEMBERS))
 
-    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
         group.create_task(world.live(random_life(1, float("inf")), batch_records=3))
         group.create_task(world.live(random_life(2, float("inf")), batch_records=5))
 
@@ -237,7 +237,7 @@ async def test_rule_6_an_owner_that_was_paused_for_long_changes_nothing() -> Non
         world.accept(accepted(number, recipients=MEMBERS))
     gate = asyncio.Event()
     paused = Paused(world.disk, gate)
-    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
         task = group.create_task(paused.live(world))
         await paused.arrived.wait()
         await world.recover()
@@ -298,7 +298,7 @@ class Slow:
             await step(name)
 
         self._life.step = uneven  # type: ignore[method-assign]  # see above
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await world.live(self._life, batch_records=1)
 
 
@@ -331,7 +331,7 @@ def test_whatever_crashes_and_whoever_owns_nothing_is_lost_doubled_or_out_of_ord
             for conversation_id, sender_id, client, recipients in batch:
                 message_id += 1
                 world.accept(accepted(message_id, conversation_id, sender_id, f"c{client}", sorted(recipients)))
-            async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+            async with asyncio.timeout(30), asyncio.TaskGroup() as group:
                 for dies_at, batch_records, seed in processes:
                     group.create_task(world.live(random_life(seed, dies_at), batch_records))
         await world.recover()

@@ -22,7 +22,7 @@ async def project(*records: bytes) -> World:
     world.teller.connected = {"ben1"}
     for record in records:
         world.accept(record)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await world.live(Life())
     return world
 

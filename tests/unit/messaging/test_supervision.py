@@ -30,7 +30,7 @@ async def test_a_projection_that_fails_while_it_is_cancelled_is_not_started_agai
 
     keeping.cancel()
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         with pytest.raises(asyncio.CancelledError):
             await keeping
     assert runs == 1

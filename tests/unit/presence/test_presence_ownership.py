@@ -58,7 +58,7 @@ async def test_users_who_are_owned_elsewhere_now_are_forgotten_and_nothing_is_to
     others = frozenset(range(16)) - {partition_of("ann", 16)}
     assert partition_of("bob", 16) in others
 
-    async with asyncio.TaskGroup() as group, asyncio.timeout(10):
+    async with asyncio.TaskGroup() as group, asyncio.timeout(30):
         running = group.create_task(desk.presence._follow_ownership())
         await world.mesh.heeded.wait()
         world.mesh.heeded.clear()

@@ -20,7 +20,7 @@ async def evicted_while_running(desk: SessionsDesk, edge_id: str) -> list[Evicti
     """Runs the service until the edge was called."""
     async with asyncio.TaskGroup() as group:
         running = group.create_task(desk.sessions.run())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await desk.mesh.edges[edge_id].came.wait()
         running.cancel()
     return desk.mesh.edges[edge_id].evictions()

@@ -68,7 +68,7 @@ class Outage:
     async def until_marked(self) -> None:
         """Returns when the service has written all that it had to, and then marked the cache."""
         self.cache.written.clear()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await self.cache.written.wait()
 
     async def in_the_cache(self, user_id: str) -> int:
@@ -80,7 +80,7 @@ class Outage:
 async def at_work(desk: SessionsDesk) -> AsyncIterator[None]:
     async with asyncio.TaskGroup() as group:
         running = group.create_task(desk.sessions.run())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await desk.mesh.heeded.wait()
         yield
         running.cancel()
@@ -180,7 +180,7 @@ async def test_memory_of_users_whom_another_process_owns_now_is_dropped(outage: 
     await outage.desk.register(ON_EDGE_1)
     outage.desk.mesh.heeded.clear()
     outage.desk.mesh.move(frozenset())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await outage.desk.mesh.heeded.wait()
     outage.cache.is_away = True
 

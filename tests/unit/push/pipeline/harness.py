@@ -108,7 +108,7 @@ class World:
     async def committed(self) -> None:
         """Returns when everything that was appended is settled and committed."""
         for partition, end in self.ends.items():
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while (await self.log.committed("push", "push", partition)).next_offset < end:  # noqa: ASYNC110
                     await asyncio.sleep(0.001)  # the log tells nobody of a commit
 
@@ -125,7 +125,7 @@ def quick(**changes: object) -> PushPipelineSettings:
 
 async def until(true: Callable[[], bool]) -> None:
     """Returns when the condition holds; for what nobody announces."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not true():  # noqa: ASYNC110
             await asyncio.sleep(0.001)
 

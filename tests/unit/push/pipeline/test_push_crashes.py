@@ -73,7 +73,7 @@ class Mortal:
     async def recover(self) -> None:
         """A process that lives until everything is settled."""
         async with self.world.process() as pipeline:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(30):
                 while not self.disk.settled("push", "push"):
                     await asyncio.sleep(0)
                     self.world.pass_s(pipeline, 5)

@@ -31,7 +31,7 @@ class Inbox:
 
     async def has(self, count: int) -> list[bytes]:
         """What came, when it is so many."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while len(self.news) < count:
                 self._more.clear()
                 await self._more.wait()
@@ -63,14 +63,14 @@ async def other(server: RedisServer) -> AsyncIterator[RedisBus]:
 
 async def live(*buses: RedisBus) -> None:
     """Returns when their subscriptions are live."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         for one in buses:
             await one._server.listener.live.wait()
 
 
 async def deaf(*buses: RedisBus) -> None:
     """Returns when they have seen that the server is away."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         for one in buses:
             while one._server.listener.live.is_set():
                 await asyncio.to_thread(lambda: None)
@@ -130,7 +130,7 @@ async def test_the_server_forgets_a_topic_that_nobody_listens_to_any_more(bus: R
 
     await second.close()
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while await channels(server):
             pass
 

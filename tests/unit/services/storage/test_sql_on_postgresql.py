@@ -78,7 +78,7 @@ class Operator:
 
     async def see_waiting(self, count: int) -> None:
         """Returns when so many of the store's connections wait for a lock."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while await self._connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted") < count:
                 pass
 

@@ -178,7 +178,7 @@ async def test_a_running_process_ends_what_another_one_left(urls: list[str]) -> 
     store = await ShardedDirectoryStore.open(urls, PATIENT, sharding)
     await die_before("complete", urls)
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while await prepared(urls):
             pass
     assert await people(store) == {"ann", "bob"}
