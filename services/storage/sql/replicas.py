@@ -37,7 +37,7 @@ _APPLIED = """
         upper(lpad(to_hex((SELECT received_tli FROM pg_stat_wal_receiver)), 8, '0')),
         (SELECT system_identifier FROM pg_control_system())"""
 _POLL_S = 0.001
-_FAILURES = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+_FAILURES = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 log = structlog.get_logger(__name__)
 

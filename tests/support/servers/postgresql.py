@@ -74,10 +74,14 @@ class PostgresqlServer(ServerProcess):
     def new_database(self) -> str:
         """Makes an empty database; its URL, postgresql+asyncpg://..."""
         name = f"test_{next(self._numbers)}"
-        made = self._psql(f"CREATE DATABASE {name}")
-        if made.returncode:
-            raise ServerFailed(made.stderr)
+        self.ask(f"CREATE DATABASE {name}")
         return f"postgresql+asyncpg://postgres@127.0.0.1:{self.port}/{name}"
+
+    def ask(self, statement: str) -> None:
+        """Runs a statement on it, as its operator. Raises ServerFailed."""
+        asked = self._psql(statement)
+        if asked.returncode:
+            raise ServerFailed(asked.stderr)
 
     def replica(self) -> "PostgresqlReplica":
         """A streaming replica, to be started by `with`. Stop it before this server."""
@@ -141,12 +145,6 @@ class PostgresqlReplica(PostgresqlServer):
     def __init__(self, primary: PostgresqlServer) -> None:
         super().__init__()
         self._primary_port = primary.port
-
-    def ask(self, statement: str) -> None:
-        """Runs a statement on it, as its operator. Raises ServerFailed."""
-        asked = self._psql(statement)
-        if asked.returncode:
-            raise ServerFailed(asked.stderr)
 
     def _make_cluster(self) -> None:
         if os.geteuid() == 0:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
 
 import asyncpg
 import pytest
@@ -20,6 +21,8 @@ from services.storage.sql.migrations import DEVICES, PRIVACY, PUSH, History
 from services.storage.sql.postgresql import PostgresqlEngine
 from services.storage.sql.privacy import SqlPrivacyStore
 from services.storage.sql.push import SqlPushStore
+from services.storage.sql.sharded.branch import Branch
+from services.storage.sql.sharded.failures import FAILURES, is_broken
 from tests.support.servers.postgresql import PostgresqlServer
 
 ALICE = User("alice", "Alice", 1_000)
@@ -334,3 +337,22 @@ async def test_a_commit_that_the_servers_death_broke_off_has_an_unknown_outcome(
     assert await store.read(lambda tables: tables.users.find(["alice"])) == {}
     assert await outcome(store.write(lambda tables: tables.users.add(ALICE, "hash"))) == "done"
     await store.close()
+
+
+@pytest.mark.parametrize("passes", range(5))
+async def test_a_connection_is_broken_at_every_moment_after_its_server_has_said_farewell(
+    url: str, postgresql_server: PostgresqlServer, passes: int
+) -> None:
+    engine = PostgresqlEngine(make_url(url), 1, 5.0)
+    async with AsyncExitStack() as stack:
+        branch = await Branch.begin(stack, engine, 0, "BEGIN")
+        database = url.rpartition("/")[2]
+        ended = f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '{database}'"
+        postgresql_server.ask(ended)
+        for _ in range(passes):
+            await asyncio.sleep(0)  # a pass of the loop: the farewell is read in one, the end in a later one
+        with pytest.raises(FAILURES) as caught:
+            await branch.end("COMMIT", "COMMIT")
+    await engine.close()
+
+    assert is_broken(caught.value)
