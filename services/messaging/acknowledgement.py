@@ -22,7 +22,8 @@ from services.messaging.marks import mark_events
 from services.messaging.recent import Brief, RecentRows, brief
 from services.messaging.settings import MessagingSettings
 from services.messaging.signals import Signals
-from services.messaging.supervision import describe, in_its_own_task, pause_s
+from services.messaging.supervision import pause_s
+from services.own_task import describe, in_its_own_task
 from services.ports.message_store import InboxStore, MarkRow
 
 Device = tuple[str, str]

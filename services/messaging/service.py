@@ -29,11 +29,12 @@ from services.messaging.servicer import MessagingServicer
 from services.messaging.settings import MessagingSettings
 from services.messaging.shared_tails import SharedTails
 from services.messaging.signals import Signals
-from services.messaging.supervision import Problem, describe
+from services.messaging.supervision import Problem
 from services.messaging.tails import Tails
 from services.messaging.trimming import Trimming
 from services.messaging.unread import Unread
 from services.messaging.waiting import RecentOutcomes, Waiting
+from services.own_task import describe
 from services.ports.bus import Bus
 from services.ports.cache import Cache
 from services.ports.log import Log

@@ -13,8 +13,8 @@ from discovery.clock import Clock
 from discovery.errors import HitherError
 from services.messaging import metrics
 from services.messaging.settings import MessagingSettings
-from services.messaging.supervision import describe
 from services.messaging.tails import Tail, decode_tail, encode_tail
+from services.own_task import describe
 from services.ports.cache import Cache
 
 _MOST_BYTES = 256 * 1024

@@ -11,6 +11,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
+from services.own_task import in_its_own_task
 from services.storage.redis.connections import RedisSettings, away, heed_cancellation, pool_of
 from services.storage.redis.metrics import BUGS, LINKS, LOSSES
 
@@ -95,7 +96,7 @@ class Listener:
     async def _keep(self) -> None:
         while True:
             try:
-                await self._keep_one()
+                await in_its_own_task(self._keep_one())
             except* (RedisError, OSError) as errors:
                 self._note_loss(errors)
             except* Exception:  # noqa: BLE001 - a bug must not leave the process deaf; the news that met it is gone
@@ -117,6 +118,7 @@ class Listener:
         link = _Link(connection)
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
+            heed_cancellation()
             self._link = link
             async with asyncio.TaskGroup() as parts:
                 parts.create_task(self._read(link))
@@ -162,6 +164,7 @@ class Listener:
     async def _read(self, link: _Link) -> None:
         in_a_row = 0
         while True:
+            heed_cancellation()
             answer = await link.connection.read_response(timeout=self._settings.heartbeat_s, disconnect_on_error=False)
             if answer is None:
                 self._ask_whether_it_is_there(link)

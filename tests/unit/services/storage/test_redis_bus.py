@@ -329,6 +329,23 @@ async def test_only_the_subscriptions_connection_breaks_and_they_are_live_again(
     assert inbox.news == [b"news"]
 
 
+@pytest.mark.parametrize("passes", range(8))
+async def test_a_bus_ends_at_every_moment_after_a_connection_broke(redis_server: RedisServer, passes: int) -> None:
+    bus = await RedisBus.open(redis_server.url, QUICK_TO_COME_BACK)
+    await bus.subscribe("t", Inbox())
+
+    redis_server.ask("CLIENT", "KILL", "TYPE", "pubsub")
+    for _ in range(passes):
+        await asyncio.sleep(
+            0
+        )  # a pass of the loop: the end is read in one, the parts of the listener end in later ones
+    closing = asyncio.create_task(bus.close())
+    await asyncio.wait([closing], timeout=30)
+
+    assert closing.done()
+    assert not [task for task in asyncio.all_tasks() if task is not asyncio.current_task() and not task.done()]
+
+
 async def test_a_bug_in_the_listener_is_counted_and_does_not_leave_the_process_deaf(
     bus: RedisBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
