@@ -24,9 +24,9 @@ from typing import NamedTuple
 import asyncpg
 import structlog
 from sqlalchemy import URL
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from services.storage.sql.failures import FAILURES
 from services.storage.sql.metrics import MISSED, READS
 
 _INDEX = """
@@ -37,7 +37,6 @@ _APPLIED = """
         upper(lpad(to_hex((SELECT received_tli FROM pg_stat_wal_receiver)), 8, '0')),
         (SELECT system_identifier FROM pg_control_system())"""
 _POLL_S = 0.001
-_FAILURES = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 log = structlog.get_logger(__name__)
 
@@ -177,7 +176,7 @@ class Replicas:
         replica = present[next(self._turns) % len(present)]
         try:
             index = await self._index.answer()
-        except _FAILURES as error:
+        except FAILURES as error:
             # The primary says so itself when it is asked for the read.
             log.debug("the primary does not tell how far it is", error=type(error).__name__)
             return None
@@ -190,7 +189,7 @@ class Replicas:
                 async with asyncio.timeout(self._settings.answer_s):
                     connection = await own.enter_async_context(replica.engine.connect())
                     reached = await self._await_place(connection, index)
-            except _FAILURES as error:
+            except FAILURES as error:
                 log.debug("a replica does not answer", replica=replica.name, error=type(error).__name__)
                 replica.miss("away", time_s())
                 return None

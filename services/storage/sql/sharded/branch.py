@@ -5,8 +5,9 @@ from contextlib import AsyncExitStack, suppress
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.storage.sql.failures import FAILURES
 from services.storage.sql.postgresql import PostgresqlEngine
-from services.storage.sql.sharded.failures import FAILURES, LostRace
+from services.storage.sql.sharded.failures import LostRace
 
 _ROLLBACK_S = 1.0
 _ANSWER_S = 5.0

@@ -13,8 +13,9 @@ from uuid import uuid4
 
 import structlog
 
+from services.storage.sql.failures import FAILURES
 from services.storage.sql.sharded.branch import Branch
-from services.storage.sql.sharded.failures import FAILURES, is_broken
+from services.storage.sql.sharded.failures import is_broken
 
 GATE = "directory_shard"
 """The table that is locked in ROW EXCLUSIVE mode while a part is prepared, until it is ended. Nothing else locks it."""

@@ -1,13 +1,9 @@
 """What an error of the driver, raw or as SQLAlchemy wraps it, says about a transaction."""
 
-import asyncpg
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-_DRIVER_FAILURES = (asyncpg.InterfaceError, asyncpg.InternalClientError)
-"""The second is for a connection on which the server has just said farewell, and that is not closed yet."""
-FAILURES = (SQLAlchemyError, asyncpg.PostgresError, *_DRIVER_FAILURES, OSError)
-"""All that a statement, or the way to a connection, may raise. TimeoutError is an OSError."""
+from services.storage.sql.failures import DRIVER_FAILURES
 
 # serialization_failure, deadlock_detected, lock_not_available
 _LOST_STATES = ("40001", "40P01", "55P03")
@@ -41,7 +37,7 @@ def is_broken(error: BaseException) -> bool:
         return error.connection_invalidated or _state(error).startswith(_BROKEN_STATES)
     if isinstance(error, PoolTimeoutError):
         return False
-    return isinstance(error, (OSError, *_DRIVER_FAILURES)) or _state(error).startswith(_BROKEN_STATES)
+    return isinstance(error, (OSError, *DRIVER_FAILURES)) or _state(error).startswith(_BROKEN_STATES)
 
 
 def _state(error: BaseException) -> str:

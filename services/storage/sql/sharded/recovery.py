@@ -10,9 +10,9 @@ import asyncpg
 import structlog
 from sqlalchemy import text
 
+from services.storage.sql.failures import FAILURES
 from services.storage.sql.postgresql import PostgresqlEngine
 from services.storage.sql.sharded.commit import TransactionName
-from services.storage.sql.sharded.failures import FAILURES
 
 _AT_ONCE = 100
 # A transaction that was given up cannot be decided later than this: the server ends it when its process is silent.

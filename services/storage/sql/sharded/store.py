@@ -29,12 +29,13 @@ from discovery.errors import Aborted, Internal, ResourceExhausted, Unavailable
 from services.directory.ports import Tables
 from services.storage.sql.admission import Admission
 from services.storage.sql.directory import SqlSettings
+from services.storage.sql.failures import FAILURES
 from services.storage.sql.migrations import DIRECTORY, DIRECTORY_SHARDS, migrate
 from services.storage.sql.postgresql import PostgresqlEngine
 from services.storage.sql.sharded.branch import Branch
 from services.storage.sql.sharded.commit import OutcomeUnknown, commit
 from services.storage.sql.sharded.conversations import ShardedConversations
-from services.storage.sql.sharded.failures import FAILURES, LostRace, NeedsLocks, is_broken, is_full, is_lost_race
+from services.storage.sql.sharded.failures import LostRace, NeedsLocks, is_broken, is_full, is_lost_race
 from services.storage.sql.sharded.people import ShardedAnswers, ShardedFriendships, ShardedUsers
 from services.storage.sql.sharded.recovery import Recovery
 from services.storage.sql.sharded.schema import DIRECTORY_SHARD

@@ -17,12 +17,13 @@ from services.ports.privacy_store import GrantRow, Precision, PrivacyRow
 from services.ports.push_store import Platform, PushSettingsRow, PushTokenRow
 from services.storage.sql.devices import SqlDeviceStore
 from services.storage.sql.directory import SqlDirectoryStore, SqlSettings
+from services.storage.sql.failures import FAILURES
 from services.storage.sql.migrations import DEVICES, PRIVACY, PUSH, History
 from services.storage.sql.postgresql import PostgresqlEngine
 from services.storage.sql.privacy import SqlPrivacyStore
 from services.storage.sql.push import SqlPushStore
 from services.storage.sql.sharded.branch import Branch
-from services.storage.sql.sharded.failures import FAILURES, is_broken
+from services.storage.sql.sharded.failures import is_broken
 from tests.support.servers.postgresql import PostgresqlServer
 
 ALICE = User("alice", "Alice", 1_000)
